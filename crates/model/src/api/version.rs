@@ -1,0 +1,167 @@
+//! Versions.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{AppName, ChannelName, ManifestDigest, ProjectName, TreeDigest, VersionName};
+
+/// Where a version is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VersionState {
+    /// There for everybody who may read it.
+    Published,
+    /// Seen, but neither read nor promoted, until somebody releases it.
+    Quarantined,
+    /// Tombstoned; can be restored until its bytes are collected.
+    Deleted,
+    /// Its bytes have been collected. Its name stays taken.
+    Purged,
+}
+
+/// How a version was built, as the agent found it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildInfo {
+    /// The commit that it was built from; at most 64 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git_commit: Option<String>,
+    /// When it was built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build_time: Option<DateTime<Utc>>,
+    /// Where or by whom it was built; at most 200 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub builder: Option<String>,
+}
+
+/// A version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Whose.
+    pub project: ProjectName,
+    /// Whose.
+    pub app: AppName,
+    /// Its name.
+    pub version: VersionName,
+    /// Where it is in its life.
+    pub state: VersionState,
+    /// What makes the content the same.
+    pub tree_digest: TreeDigest,
+    /// What makes the manifest the same.
+    pub manifest_digest: ManifestDigest,
+    /// Entries of all kinds.
+    pub entry_count: u64,
+    /// Regular files.
+    pub file_count: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// How it was built.
+    #[serde(flatten)]
+    pub build: BuildInfo,
+    /// When it was published.
+    pub created_at: DateTime<Utc>,
+    /// Who pushed it.
+    pub created_by: String,
+    /// When it was deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<DateTime<Utc>>,
+    /// The channels that point to it.
+    pub channels: Vec<ChannelName>,
+}
+
+/// The differences between two versions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionDiff {
+    /// The older side.
+    pub from: VersionName,
+    /// The newer side.
+    pub to: VersionName,
+    /// Paths only in `to`.
+    pub added: u64,
+    /// Paths only in `from`.
+    pub removed: u64,
+    /// Paths in both with other content, mode, target or kind.
+    pub changed: u64,
+    /// The first differences in path order.
+    pub items: Vec<PathDiff>,
+    /// Whether there are more differences than `items`.
+    pub truncated: bool,
+}
+
+/// A difference at one path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathDiff {
+    /// Where.
+    pub path: String,
+    /// What happened there.
+    pub change: PathChange,
+    /// Bytes before; absent where there was no file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_size: Option<u64>,
+    /// Bytes after; absent where there is no file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_size: Option<u64>,
+}
+
+/// What happened at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathChange {
+    /// Only in the newer version.
+    Added,
+    /// Only in the older version.
+    Removed,
+    /// In both, with other content, mode, target or kind.
+    Changed,
+}
+
+/// Tells the server that a host has applied a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PullReport {
+    /// Who pulled.
+    pub agent: AgentInfo,
+    /// Where it was applied; at most 4,095 characters.
+    pub target: String,
+    /// What was there before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<VersionName>,
+    /// Bytes of content that came over the network.
+    pub bytes_received: u64,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// Whether the host went back to a version that it had before.
+    #[serde(default)]
+    pub rollback: bool,
+}
+
+/// An agent and the host that it runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentInfo {
+    /// Chosen once per installation; at most 64 characters.
+    pub id: String,
+    /// The host's name; at most 255 characters.
+    pub host: String,
+}
+
+/// Deletes the oldest versions of one app beyond a number.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prune {
+    /// How many of the newest to keep, at least 1.
+    pub keep: u32,
+    /// Only say what would be deleted.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What a prune deleted, or would delete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// The versions, oldest first.
+    pub deleted: Vec<VersionName>,
+    /// Old ones that stay, because a channel points (or just pointed) to them or they are held.
+    pub protected: Vec<VersionName>,
+    /// Whether nothing was really deleted.
+    pub dry_run: bool,
+}

@@ -1,0 +1,53 @@
+//! Background jobs and their payloads. A job's row commits with the change that needs it.
+
+use serde::{Deserialize, Serialize};
+
+/// A kind of job with its payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "payload", rename_all = "snake_case")]
+pub enum Job {
+    /// Write the marker that says in storage that the version is published or deleted, so that the registry
+    /// can be rebuilt from storage alone.
+    VersionMarker {
+        /// The version's row.
+        version_id: i64,
+    },
+    /// Close uploads that have expired and let go of what they held.
+    SweepUploads {},
+}
+
+impl Job {
+    /// The kind's name: the queue that the job goes to.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::VersionMarker { .. } => "version_marker",
+            Self::SweepUploads {} => "sweep_uploads",
+        }
+    }
+
+    /// The payload alone, as the database stores it.
+    pub fn payload(&self) -> serde_json::Value {
+        serde_json::to_value(self)
+            .ok()
+            .and_then(|mut value| value.get_mut("payload").map(serde_json::Value::take))
+            .unwrap_or_default()
+    }
+
+    /// Puts kind and payload together again.
+    pub fn from_parts(kind: &str, payload: &serde_json::Value) -> Result<Self, serde_json::Error> {
+        serde_json::from_value(serde_json::json!({ "kind": kind, "payload": payload }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_come_back_from_their_parts() {
+        for job in [Job::VersionMarker { version_id: 7 }, Job::SweepUploads {}] {
+            assert_eq!(Job::from_parts(job.kind(), &job.payload()).unwrap(), job);
+        }
+        assert!(Job::from_parts("unknown", &serde_json::json!({})).is_err());
+    }
+}
