@@ -36,6 +36,13 @@ macro_rules! digest_type {
             }
         }
 
+        impl TryFrom<Vec<u8>> for $name {
+            type Error = InvalidDigest;
+            fn try_from(bytes: Vec<u8>) -> Result<Self, InvalidDigest> {
+                bytes.as_slice().try_into()
+            }
+        }
+
         impl FromStr for $name {
             type Err = InvalidDigest;
             fn from_str(text: &str) -> Result<Self, InvalidDigest> {

@@ -16,6 +16,7 @@ pub mod name;
 pub mod path;
 pub mod permission;
 pub mod size;
+pub mod text;
 pub mod time;
 pub mod token;
 pub mod wire;

@@ -3,6 +3,7 @@
 //! The document is written under its digest before the commit that publishes the version, a marker after it and
 //! another at its deletion. From these and the packs a registry can be rebuilt without its database.
 
+use crate::text::text_enum;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -67,12 +68,12 @@ pub struct VersionMarker {
     pub meta: ChunkId,
 }
 
-/// What a marker says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MarkerState {
-    /// The version is there.
-    Published,
-    /// The version was deleted; its name stays taken.
-    Deleted,
+text_enum! {
+    /// What a marker says.
+    MarkerState {
+        /// The version is there.
+        Published = "published",
+        /// The version was deleted; its name stays taken.
+        Deleted = "deleted",
+    }
 }

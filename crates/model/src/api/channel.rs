@@ -1,5 +1,6 @@
 //! Channels: named pointers to versions, with history.
 
+use crate::text::text_enum;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -39,14 +40,14 @@ pub struct ChannelMove {
     pub at: DateTime<Utc>,
 }
 
-/// Whether a channel was moved forward or back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MoveAction {
-    /// Pointed to a version.
-    Promote,
-    /// Moved back to an earlier one.
-    Rollback,
+text_enum! {
+    /// Whether a channel was moved forward or back.
+    MoveAction {
+        /// Pointed to a version.
+        Promote = "promote",
+        /// Moved back to an earlier one.
+        Rollback = "rollback",
+    }
 }
 
 /// Points a channel to a version.

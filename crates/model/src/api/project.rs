@@ -1,20 +1,21 @@
 //! Projects and apps.
 
+use crate::text::text_enum;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{AppName, ProjectName};
 
-/// Where a project or app is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Lifecycle {
-    /// In use.
-    Active,
-    /// Readable, takes no new versions.
-    Archived,
-    /// Tombstoned: gone for callers, its name stays taken.
-    Deleted,
+text_enum! {
+    /// Where a project or app is in its life.
+    Lifecycle {
+        /// In use.
+        Active = "active",
+        /// Readable, takes no new versions.
+        Archived = "archived",
+        /// Tombstoned: gone for callers, its name stays taken.
+        Deleted = "deleted",
+    }
 }
 
 /// A project.

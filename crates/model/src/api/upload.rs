@@ -1,5 +1,6 @@
 //! Uploads: from `init` to `finish`.
 
+use crate::text::text_enum;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -119,18 +120,18 @@ pub struct UploadFinish {
     pub upload_id: Uuid,
 }
 
-/// Where an upload is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UploadState {
-    /// Takes content.
-    Open,
-    /// Published.
-    Finished,
-    /// Given up by its owner.
-    Aborted,
-    /// Closed because nothing happened.
-    Expired,
+text_enum! {
+    /// Where an upload is.
+    UploadState {
+        /// Takes content.
+        Open = "open",
+        /// Published.
+        Finished = "finished",
+        /// Given up by its owner.
+        Aborted = "aborted",
+        /// Closed because nothing happened.
+        Expired = "expired",
+    }
 }
 
 /// An upload as lists show it.

@@ -1,22 +1,23 @@
 //! Versions.
 
+use crate::text::text_enum;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{AppName, ChannelName, ManifestDigest, ProjectName, TreeDigest, VersionName};
 
-/// Where a version is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum VersionState {
-    /// There for everybody who may read it.
-    Published,
-    /// Seen, but neither read nor promoted, until somebody releases it.
-    Quarantined,
-    /// Tombstoned; can be restored until its bytes are collected.
-    Deleted,
-    /// Its bytes have been collected. Its name stays taken.
-    Purged,
+text_enum! {
+    /// Where a version is in its life.
+    VersionState {
+        /// There for everybody who may read it.
+        Published = "published",
+        /// Seen, but neither read nor promoted, until somebody releases it.
+        Quarantined = "quarantined",
+        /// Tombstoned; can be restored until its bytes are collected.
+        Deleted = "deleted",
+        /// Its bytes have been collected. Its name stays taken.
+        Purged = "purged",
+    }
 }
 
 /// How a version was built, as the agent found it.
@@ -102,16 +103,16 @@ pub struct PathDiff {
     pub new_size: Option<u64>,
 }
 
-/// What happened at a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PathChange {
-    /// Only in the newer version.
-    Added,
-    /// Only in the older version.
-    Removed,
-    /// In both, with other content, mode, target or kind.
-    Changed,
+text_enum! {
+    /// What happened at a path.
+    PathChange {
+        /// Only in the newer version.
+        Added = "added",
+        /// Only in the older version.
+        Removed = "removed",
+        /// In both, with other content, mode, target or kind.
+        Changed = "changed",
+    }
 }
 
 /// Tells the server that a host has applied a version.

@@ -54,6 +54,16 @@ pub fn decompress(stored: &Bytes, len: u32) -> Result<Bytes, BadStream> {
     }
 }
 
+/// Which part of a file a chunk is, as the sender says it. A receiver that sees a file's chunks from first to
+/// last can verify the file's own digest on the way instead of reading everything again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Part {
+    /// The file begins with this chunk.
+    pub first: bool,
+    /// The file ends with this chunk.
+    pub last: bool,
+}
+
 /// A chunk in the form in which it is stored and sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredChunk {
@@ -78,11 +88,17 @@ impl StoredChunk {
 pub struct WireChunk {
     /// What the sender calls it; `None` in ordered streams.
     pub id: Option<ChunkId>,
+    /// Which part of a file it is said to be.
+    pub part: Part,
     /// Bytes before compression.
     pub len: u32,
     /// The bytes: compressed if there are fewer than `len`.
     pub stored: Bytes,
 }
+
+/// The bits of a length that tell the part; lengths are far below.
+const FIRST: u32 = 1 << 31;
+const LAST: u32 = 1 << 30;
 
 /// Collects chunks for one frame.
 #[derive(Debug)]
@@ -105,11 +121,12 @@ impl BatchWriter {
     }
 
     /// Adds a chunk.
-    pub fn push(&mut self, chunk: &StoredChunk) {
+    pub fn push(&mut self, chunk: &StoredChunk, part: Part) {
         if self.with_ids {
             self.heads.extend_from_slice(chunk.id.as_bytes());
         }
-        self.heads.extend_from_slice(&chunk.len.to_le_bytes());
+        let part = if part.first { FIRST } else { 0 } | if part.last { LAST } else { 0 };
+        self.heads.extend_from_slice(&(chunk.len | part).to_le_bytes());
         self.heads.extend_from_slice(&u32::try_from(chunk.stored.len()).unwrap_or(u32::MAX).to_le_bytes());
         self.data.extend_from_slice(&chunk.stored);
         self.count += 1;
@@ -146,11 +163,13 @@ pub(super) fn decode(mut payload: Bytes, with_ids: bool) -> Result<Vec<WireChunk
     for head in heads.chunks_exact(head) {
         let (id, lengths) = head.split_at(head.len() - 8);
         let (len, stored) = (number(&lengths[..4]), number(&lengths[4..]));
+        let part = Part { first: len & FIRST != 0, last: len & LAST != 0 };
+        let len = len & !(FIRST | LAST);
         if len as usize > MAX_FRAME || stored > len {
             return Err(BadStream("a chunk has an impossible length"));
         }
         let stored = take(&mut payload, stored as usize).ok_or(CUT)?;
-        chunks.push(WireChunk { id: ChunkId::try_from(id).ok(), len, stored });
+        chunks.push(WireChunk { id: ChunkId::try_from(id).ok(), part, len, stored });
     }
     if payload.is_empty() { Ok(chunks) } else { Err(BadStream("bytes behind the chunks")) }
 }

@@ -125,7 +125,7 @@ fn decode(kind: u8, mut payload: Bytes) -> Result<Frame, BadStream> {
 mod tests {
     use super::*;
     use crate::Code;
-    use crate::wire::{BatchWriter, StoredChunk};
+    use crate::wire::{BatchWriter, Part, StoredChunk};
 
     fn read(bytes: &[u8], piece: usize) -> Result<Vec<Frame>, BadStream> {
         let (mut reader, mut frames) = (FrameReader::default(), Vec::new());
@@ -143,7 +143,8 @@ mod tests {
         let mut stream = encode_records(&b"record ".repeat(100));
         let mut batch = BatchWriter::with_ids();
         for text in ["one", "two", &"long ".repeat(1000)] {
-            batch.push(&StoredChunk::new(&mut crate::wire::Compressor::new(), text.as_bytes()));
+            let chunk = StoredChunk::new(&mut crate::wire::Compressor::new(), text.as_bytes());
+            batch.push(&chunk, Part { first: text == "one", last: true });
         }
         batch.take().into_iter().for_each(|part| stream.extend_from_slice(&part));
         stream.extend(encode_error(&ErrorBody::new(Code::Unavailable, "later")));

@@ -6,7 +6,7 @@
 //! | frame | payload |
 //! |---|---|
 //! | records | length of the records, then the records, compressed if that is shorter |
-//! | chunks | count, (id, length, stored length)\*, then the stored bytes of each |
+//! | chunks | count, (id, length, stored length)\*, then the stored bytes of each; the length's top bits tell the first and the last chunk of a file |
 //! | ordered chunks | the same without ids: the receiver asked for them in this order |
 //! | end | how many items (entries, chunks) the stream had |
 //! | error | an error body as JSON |
@@ -14,7 +14,7 @@
 mod chunk;
 mod frame;
 
-pub use chunk::{BatchWriter, Compressor, StoredChunk, WireChunk, decompress};
+pub use chunk::{BatchWriter, Compressor, Part, StoredChunk, WireChunk, decompress};
 pub use frame::{Frame, FrameReader, encode_end, encode_error, encode_records};
 
 /// The media type of these streams. Its number changes when a reader of the old one would misread the new one.

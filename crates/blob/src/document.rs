@@ -1,0 +1,57 @@
+//! The documents that describe versions, and the markers that say whether a version is there.
+
+use bytes::Bytes;
+use kkartifact_model::ChunkId;
+use kkartifact_model::meta::{VersionMarker, VersionMeta};
+
+use crate::error::BlobError;
+use crate::store::{Backend, BlobStore, blocking};
+
+impl BlobStore {
+    /// Stores a version's document under its digest, durably. Doing it twice changes nothing.
+    pub async fn put_meta(&self, meta: &VersionMeta) -> Result<ChunkId, BlobError> {
+        let text = yaml(meta)?;
+        let digest = ChunkId::of(text.as_bytes());
+        match &self.backend {
+            Backend::Local(directory) => {
+                let directory = directory.clone();
+                blocking("writing meta.yaml", move || directory.put_meta(&digest, text.as_bytes())).await?;
+            }
+        }
+        Ok(digest)
+    }
+
+    /// A version's document, verified against its digest.
+    pub async fn get_meta(&self, digest: ChunkId) -> Result<VersionMeta, BlobError> {
+        let bytes: Bytes = match &self.backend {
+            Backend::Local(directory) => {
+                let directory = directory.clone();
+                blocking("reading meta.yaml", move || directory.get_meta(&digest)).await?
+            }
+        };
+        let damaged = |why| BlobError::Damaged(format!("meta.yaml {digest}"), why);
+        if ChunkId::of(&bytes) != digest {
+            return Err(damaged("its bytes don't match its digest"));
+        }
+        let text = std::str::from_utf8(&bytes).map_err(|_| damaged("it is not UTF-8"))?;
+        serde_saphyr::from_str(text).map_err(|_| damaged("it is not readable"))
+    }
+
+    /// Stores a marker, durably. Doing it twice changes nothing.
+    pub async fn put_marker(&self, marker: &VersionMarker) -> Result<(), BlobError> {
+        let (text, marker) = (yaml(marker)?, marker.clone());
+        match &self.backend {
+            Backend::Local(directory) => {
+                let directory = directory.clone();
+                blocking("writing a marker", move || directory.put_marker(&marker, text.as_bytes())).await
+            }
+        }
+    }
+}
+
+fn yaml(document: &impl serde::Serialize) -> Result<String, BlobError> {
+    serde_saphyr::to_string(document).map_err(|error| BlobError::Io {
+        doing: "writing YAML",
+        error: std::io::Error::other(error.to_string()),
+    })
+}

@@ -1,0 +1,152 @@
+//! Storage on a local (or shared) file system.
+//!
+//! ```text
+//! packs/ab/<key>.pack                              by the last byte of the key (the first ones are its time)
+//! meta/ab/<digest>.yaml                            by the first byte of the digest
+//! versions/<project>/<app>/<version>.<revision>    markers
+//! tmp/<process>/                                   what is not finished; its lock tells whether anybody still writes
+//! ```
+
+mod pack;
+mod publish;
+mod temporary;
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kkartifact_model::ChunkId;
+use kkartifact_model::meta::VersionMarker;
+use moka::sync::Cache;
+use uuid::Uuid;
+
+use crate::error::BlobError;
+use crate::store::{Capacity, LocalConfig};
+use publish::{Steps, create_dir, sync_dir, write_document};
+use temporary::Temporary;
+
+/// How many packs are kept open for reading.
+const OPEN_PACKS: u64 = 256;
+
+/// A directory that holds content.
+#[derive(Debug, Clone)]
+pub(crate) struct Directory {
+    root: Arc<Path>,
+    reserve: u64,
+    temporary: Arc<Temporary>,
+    open: Cache<Uuid, Arc<fs::File>>,
+}
+
+impl Directory {
+    pub(crate) fn open(config: &LocalConfig) -> Result<Self, BlobError> {
+        let root: Arc<Path> = config.path.clone().into();
+        fs::create_dir_all(&root).map_err(BlobError::io("creating the storage directory"))?;
+        for part in ["packs", "meta", "versions", "tmp"] {
+            create_dir(&root.join(part))?;
+        }
+        for kind in ["packs", "meta"] {
+            for first in 0..=u8::MAX {
+                create_dir(&root.join(kind).join(format!("{first:02x}")))?;
+            }
+            sync_dir(&root.join(kind))?;
+        }
+        sync_dir(&root)?;
+        let temporary = Arc::new(Temporary::open(&root.join("tmp"))?);
+        Ok(Self { root, reserve: config.reserve, temporary, open: Cache::new(OPEN_PACKS) })
+    }
+
+    fn pack_dir(&self, first: u8) -> PathBuf {
+        self.root.join("packs").join(format!("{first:02x}"))
+    }
+
+    fn pack_path(&self, key: Uuid) -> PathBuf {
+        self.pack_dir(key.as_bytes()[15]).join(format!("{key}.pack"))
+    }
+
+    pub(crate) fn read(&self, key: Uuid, offset: u64, len: u64) -> Result<Bytes, BlobError> {
+        let file = self.file(key)?;
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        file.read_exact_at(&mut bytes, offset).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => BlobError::Damaged(format!("pack {key}"), "it is cut short"),
+            _ => BlobError::io("reading a pack")(error),
+        })?;
+        Ok(bytes.into())
+    }
+
+    pub(crate) fn pack_size(&self, key: Uuid) -> Result<u64, BlobError> {
+        Ok(self.file(key)?.metadata().map_err(BlobError::io("looking at a pack"))?.len())
+    }
+
+    fn file(&self, key: Uuid) -> Result<Arc<fs::File>, BlobError> {
+        if let Some(file) = self.open.get(&key) {
+            return Ok(file);
+        }
+        let file = fs::File::open(self.pack_path(key)).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => BlobError::NotFound(format!("pack {key}")),
+            _ => BlobError::io("opening a pack")(error),
+        })?;
+        let file = Arc::new(file);
+        self.open.insert(key, file.clone());
+        Ok(file)
+    }
+
+    pub(crate) fn list_packs(&self, part: u8) -> Result<Vec<Uuid>, BlobError> {
+        let doing = || BlobError::io("listing packs");
+        let mut keys = Vec::new();
+        for entry in fs::read_dir(self.pack_dir(part)).map_err(doing())? {
+            let name = entry.map_err(doing())?.file_name();
+            let key: Option<Uuid> =
+                name.to_str().and_then(|name| name.strip_suffix(".pack")).and_then(|key| key.parse().ok());
+            keys.extend(key);
+        }
+        Ok(keys)
+    }
+
+    pub(crate) fn capacity(&self) -> Result<Capacity, BlobError> {
+        let stat = rustix::fs::statvfs(&*self.root)
+            .map_err(|error| BlobError::io("asking for free space")(error.into()))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Capacity { total: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
+    }
+
+    /// Refuses early what would fail late, and leaves the database room to breathe.
+    fn check_room(&self, wanted: u64) -> Result<(), BlobError> {
+        let free = self.capacity()?.free;
+        if free < self.reserve.saturating_add(wanted) { Err(BlobError::Full) } else { Ok(()) }
+    }
+
+    fn meta_path(&self, digest: &ChunkId) -> PathBuf {
+        let name = format!("{digest}.yaml");
+        self.root.join("meta").join(&name[..2]).join(name)
+    }
+
+    pub(crate) fn put_meta(&self, digest: &ChunkId, text: &[u8]) -> Result<(), BlobError> {
+        let steps =
+            Steps { written: "meta.written", synced: Some("meta.synced"), renamed: Some("meta.renamed") };
+        write_document(&self.temporary, &self.meta_path(digest), text, &steps)
+    }
+
+    pub(crate) fn get_meta(&self, digest: &ChunkId) -> Result<Bytes, BlobError> {
+        fs::read(self.meta_path(digest)).map(Bytes::from).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => BlobError::NotFound(format!("meta.yaml {digest}")),
+            _ => BlobError::io("reading meta.yaml")(error),
+        })
+    }
+
+    pub(crate) fn put_marker(&self, marker: &VersionMarker, text: &[u8]) -> Result<(), BlobError> {
+        // Names are types that can't leave a directory.
+        let mut dir = self.root.join("versions");
+        for name in [marker.project.as_str(), marker.app.as_str()] {
+            let parent = dir.clone();
+            dir.push(name);
+            if create_dir(&dir)? {
+                sync_dir(&parent)?;
+            }
+        }
+        let name = format!("{}.{}", marker.version, marker.revision);
+        let steps = Steps { written: "marker.written", synced: None, renamed: None };
+        write_document(&self.temporary, &dir.join(name), text, &steps)
+    }
+}

@@ -1,0 +1,153 @@
+//! Apps.
+
+use chrono::{DateTime, Utc};
+use kkartifact_model::api::page::Page;
+use kkartifact_model::api::project::{App, Lifecycle};
+use kkartifact_model::{AppName, ProjectName};
+
+use crate::error::StoreError;
+use crate::id::{AppId, PrincipalId, ProjectId};
+use crate::page::{Cursor, PageQuery};
+use crate::tx::{Tx, execute, fetch_all, fetch_one, fetch_optional, statements};
+
+/// An app's row, with its project.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct AppRow {
+    /// Row id.
+    pub id: AppId,
+    /// Whose.
+    pub project_id: ProjectId,
+    /// Whose.
+    #[sqlx(try_from = "String")]
+    pub project: ProjectName,
+    /// Where the project is in its life.
+    #[sqlx(try_from = "String")]
+    pub project_state: Lifecycle,
+    /// Its name.
+    #[sqlx(try_from = "String")]
+    pub name: AppName,
+    /// What it is for.
+    pub description: String,
+    /// Where it is in its life.
+    #[sqlx(try_from = "String")]
+    pub state: Lifecycle,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+}
+
+impl AppRow {
+    /// Whether neither it nor its project has been deleted.
+    pub fn exists(&self) -> bool {
+        self.state != Lifecycle::Deleted && self.project_state != Lifecycle::Deleted
+    }
+
+    /// Whether it takes new versions.
+    pub fn is_active(&self) -> bool {
+        self.state == Lifecycle::Active && self.project_state == Lifecycle::Active
+    }
+}
+
+impl From<AppRow> for App {
+    fn from(row: AppRow) -> Self {
+        Self {
+            project: row.project,
+            name: row.name,
+            description: row.description,
+            state: row.state,
+            created_at: row.created_at,
+        }
+    }
+}
+
+macro_rules! columns {
+    () => {
+        "app.id, app.project_id, p.name AS project, p.state AS project_state, app.name, app.description, app.state,
+        app.created_at"
+    };
+}
+
+/// What a principal may see of a project: a binding of everything, of the project, or of the app.
+macro_rules! visible_apps {
+    () => {
+        "FROM app JOIN project p ON p.id = app.project_id
+        WHERE app.project_id = $2 AND app.state <> 'deleted' AND EXISTS (SELECT 1 FROM role_binding b
+            WHERE b.principal_id = $1 AND (b.project_id IS NULL
+                OR (b.project_id = app.project_id AND (b.app_id IS NULL OR b.app_id = app.id))))"
+    };
+}
+
+statements! {
+    INSERT = "INSERT INTO app (project_id, name, description, state, event_seq, created_at)
+        VALUES ($1, $2, $3, 'active', 0, $4) ON CONFLICT (project_id, name) DO NOTHING";
+    FIND = concat!("SELECT ", columns!(), " FROM app JOIN project p ON p.id = app.project_id
+        WHERE p.name = $1 AND app.name = $2");
+    GET = concat!("SELECT ", columns!(), " FROM app JOIN project p ON p.id = app.project_id WHERE app.id = $1");
+    LIST = concat!("SELECT ", columns!(), " ", visible_apps!(),
+        " AND (app.created_at, app.id) < ($3, $4) ORDER BY app.created_at DESC, app.id DESC LIMIT $5 OFFSET $6");
+    COUNT = concat!("SELECT COUNT(*) ", visible_apps!());
+    UPDATE = "UPDATE app SET description = $2, state = $3 WHERE id = $1";
+    DELETE = "UPDATE app SET state = 'deleted', deleted_at = $2 WHERE id = $1";
+    NEXT_SEQUENCE = "UPDATE app SET event_seq = event_seq + 1 WHERE id = $1 RETURNING event_seq";
+}
+
+impl Tx {
+    /// Creates an app; whether it was created now. The name may be taken, also by a deleted one.
+    pub async fn insert_app(
+        &mut self,
+        project: ProjectId,
+        name: &AppName,
+        description: &str,
+        now: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        execute!(self, INSERT, project, name.as_str(), description, now).map(|rows| rows == 1)
+    }
+
+    /// The app of this name in the project of this name, in whatever state.
+    pub async fn find_app(
+        &mut self,
+        project: &ProjectName,
+        name: &AppName,
+    ) -> Result<Option<AppRow>, StoreError> {
+        fetch_optional!(self, AppRow, FIND, project.as_str(), name.as_str())
+    }
+
+    /// The app of this id.
+    pub async fn app(&mut self, id: AppId) -> Result<Option<AppRow>, StoreError> {
+        fetch_optional!(self, AppRow, GET, id)
+    }
+
+    /// The apps of a project that a principal may see, newest first.
+    pub async fn list_apps(
+        &mut self,
+        viewer: PrincipalId,
+        project: ProjectId,
+        page: PageQuery,
+    ) -> Result<Page<App>, StoreError> {
+        let (at, id) = (page.after.time(), page.after.id);
+        let rows = fetch_all!(self, AppRow, LIST, viewer, project, at, id, page.fetch(), page.skip())?;
+        let (total,) = fetch_one!(self, (i64,), COUNT, viewer, project)?;
+        Ok(page.page(rows, total, |row| Cursor { at: row.created_at, id: row.id.0 }, App::from))
+    }
+
+    /// Changes description and state.
+    pub async fn update_app(
+        &mut self,
+        id: AppId,
+        description: &str,
+        state: Lifecycle,
+    ) -> Result<(), StoreError> {
+        execute!(self, UPDATE, id, description, state.as_str()).map(drop)
+    }
+
+    /// Tombstones an app.
+    pub async fn delete_app(&mut self, id: AppId, now: DateTime<Utc>) -> Result<(), StoreError> {
+        execute!(self, DELETE, id, now).map(drop)
+    }
+
+    /// The app's next event sequence. Locks the app's row until the transaction ends, so that sequences are in
+    /// the order of commits: whatever changes an app's versions or channels takes this lock first.
+    pub async fn next_event_sequence(&mut self, app: AppId) -> Result<i64, StoreError> {
+        let (sequence,) = fetch_one!(self, (i64,), NEXT_SEQUENCE, app)?;
+        Ok(sequence)
+    }
+}

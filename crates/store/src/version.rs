@@ -1,0 +1,319 @@
+//! Versions.
+
+use chrono::{DateTime, Utc};
+use kkartifact_model::api::page::Page;
+use kkartifact_model::api::version::{BuildInfo, Version, VersionState};
+use kkartifact_model::{
+    AppName, ChannelName, ChunkId, ManifestDigest, ProjectName, TreeDigest, VersionName, VersionRef,
+};
+
+use crate::app::AppRow;
+use crate::error::StoreError;
+use crate::id::{AppId, PrincipalId, VersionId};
+use crate::page::{Cursor, PageQuery};
+use crate::tx::{Tx, execute, fetch_all, fetch_one, fetch_optional, statements};
+
+/// A version's row, with the names above it.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct VersionRow {
+    /// Row id.
+    pub id: VersionId,
+    /// Whose.
+    pub app_id: AppId,
+    /// Whose.
+    #[sqlx(try_from = "String")]
+    pub project: ProjectName,
+    /// Whose.
+    #[sqlx(try_from = "String")]
+    pub app: AppName,
+    /// Its name.
+    #[sqlx(try_from = "String")]
+    pub name: VersionName,
+    /// Where it is in its life.
+    #[sqlx(try_from = "String")]
+    pub state: VersionState,
+    /// Counts the changes of state.
+    pub revision: i64,
+    /// What makes the content the same.
+    #[sqlx(try_from = "Vec<u8>")]
+    pub tree_digest: TreeDigest,
+    /// What makes the manifest the same.
+    #[sqlx(try_from = "Vec<u8>")]
+    pub manifest_digest: ManifestDigest,
+    /// The chunk that holds the manifest's root.
+    #[sqlx(try_from = "Vec<u8>")]
+    pub manifest_root: ChunkId,
+    /// BLAKE3 of the stored `meta.yaml`.
+    #[sqlx(try_from = "Vec<u8>")]
+    pub meta_digest: ChunkId,
+    /// Entries of all kinds.
+    #[sqlx(try_from = "i64")]
+    pub entry_count: u64,
+    /// Regular files.
+    #[sqlx(try_from = "i64")]
+    pub file_count: u64,
+    /// Bytes of all files.
+    #[sqlx(try_from = "i64")]
+    pub bytes: u64,
+    /// The commit that it was built from.
+    pub git_commit: Option<String>,
+    /// When it was built.
+    pub build_time: Option<DateTime<Utc>>,
+    /// Where or by whom it was built.
+    pub builder: Option<String>,
+    /// When it was published.
+    pub created_at: DateTime<Utc>,
+    /// Who pushed it.
+    pub created_by_name: String,
+    /// When it was deleted.
+    pub deleted_at: Option<DateTime<Utc>>,
+}
+
+impl VersionRow {
+    fn into_version(self, channels: Vec<ChannelName>) -> Version {
+        Version {
+            project: self.project,
+            app: self.app,
+            version: self.name,
+            state: self.state,
+            tree_digest: self.tree_digest,
+            manifest_digest: self.manifest_digest,
+            entry_count: self.entry_count,
+            file_count: self.file_count,
+            bytes: self.bytes,
+            build: BuildInfo {
+                git_commit: self.git_commit,
+                build_time: self.build_time,
+                builder: self.builder,
+            },
+            created_at: self.created_at,
+            created_by: self.created_by_name,
+            deleted_at: self.deleted_at,
+            channels,
+        }
+    }
+}
+
+/// A version to be published.
+#[derive(Debug, Clone)]
+pub struct NewVersion {
+    /// Whose.
+    pub app_id: AppId,
+    /// Its name.
+    pub name: VersionName,
+    /// What makes the content the same.
+    pub tree_digest: TreeDigest,
+    /// What makes the manifest the same.
+    pub manifest_digest: ManifestDigest,
+    /// The chunk that holds the manifest's root.
+    pub manifest_root: ChunkId,
+    /// BLAKE3 of the stored `meta.yaml`.
+    pub meta_digest: ChunkId,
+    /// Entries of all kinds.
+    pub entry_count: u64,
+    /// Regular files.
+    pub file_count: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// How it was built.
+    pub build: BuildInfo,
+    /// Who pushed it.
+    pub created_by: PrincipalId,
+    /// What people call them.
+    pub created_by_name: String,
+}
+
+/// Which versions of an app a list has.
+#[derive(Debug, Clone, Default)]
+pub struct VersionFilter {
+    /// Deleted ones instead of those that are there.
+    pub deleted: bool,
+    /// Only those built from this commit.
+    pub git_commit: Option<String>,
+    /// Only those of this content.
+    pub tree_digest: Option<TreeDigest>,
+}
+
+/// An old version, and whether something keeps it.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct PruneCandidate {
+    /// Row id.
+    pub id: VersionId,
+    /// Its name.
+    #[sqlx(try_from = "String")]
+    pub name: VersionName,
+    /// Whether a channel points or just pointed to it, a host runs it, or it is held or pinned.
+    pub protected: bool,
+}
+
+macro_rules! columns {
+    () => {
+        "SELECT v.id, v.app_id, p.name AS project, a.name AS app, v.name, v.state, v.revision, v.tree_digest,
+            v.manifest_digest, v.manifest_root, v.meta_digest, v.entry_count, v.file_count, v.bytes, v.git_commit,
+            v.build_time, v.builder, v.created_at, v.created_by_name, v.deleted_at
+        FROM version v JOIN app a ON a.id = v.app_id JOIN project p ON p.id = a.project_id "
+    };
+}
+
+macro_rules! listed {
+    () => {
+        "WHERE v.app_id = $1 AND (v.state IN ('deleted', 'purged')) = $2
+            AND (CAST($3 AS TEXT) IS NULL OR v.git_commit = $3)
+            AND (CAST($4 AS TEXT) IS NULL OR v.tree_digest = $5)"
+    };
+}
+
+statements! {
+    INSERT = "INSERT INTO version (app_id, name, state, revision, tree_digest, manifest_digest, manifest_root,
+            meta_digest, entry_count, file_count, bytes, git_commit, build_time, builder, notes, created_at,
+            created_by, created_by_name, legal_hold, pinned)
+        VALUES ($1, $2, 'published', 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, '', $13, $14, $15, FALSE, FALSE)
+        RETURNING id";
+    GET = concat!(columns!(), "WHERE v.id = $1");
+    FIND = concat!(columns!(), "WHERE v.app_id = $1 AND v.name = $2");
+    FIND_BY_CHANNEL = concat!(columns!(), "JOIN channel c ON c.version_id = v.id
+        WHERE c.app_id = $1 AND c.name = $2");
+    FIND_LATEST = concat!(columns!(), "WHERE v.app_id = $1 AND v.state = 'published'
+        ORDER BY v.created_at DESC, v.id DESC LIMIT 1");
+    LIST = concat!(columns!(), listed!(), " AND (v.created_at, v.id) < ($6, $7)
+        ORDER BY v.created_at DESC, v.id DESC LIMIT $8 OFFSET $9");
+    COUNT = concat!("SELECT COUNT(*) FROM version v ", listed!());
+    CHANNELS = "SELECT name FROM channel WHERE version_id = $1 ORDER BY name LIMIT 100";
+    SET_STATE = "UPDATE version SET state = $2, deleted_at = $3, revision = revision + 1 WHERE id = $1";
+    REVIVE = "UPDATE version SET state = 'published', deleted_at = NULL, revision = revision + 1,
+            manifest_digest = $2, manifest_root = $3, meta_digest = $4 WHERE id = $1";
+    PRUNABLE = "SELECT v.id, v.name, (v.legal_hold OR v.pinned
+            OR EXISTS (SELECT 1 FROM channel c WHERE c.version_id = v.id OR c.previous_version_id = v.id)
+            OR EXISTS (SELECT 1 FROM deployment d WHERE d.version_id = v.id)) AS protected
+        FROM version v WHERE v.app_id = $1 AND v.state = 'published'
+        ORDER BY v.created_at DESC, v.id DESC LIMIT $2 OFFSET $3";
+}
+
+impl Tx {
+    /// Publishes a version. [`StoreError::Conflict`] if the name is taken.
+    pub async fn insert_version(
+        &mut self,
+        new: &NewVersion,
+        now: DateTime<Utc>,
+    ) -> Result<VersionId, StoreError> {
+        let (id,) = fetch_one!(
+            self,
+            (VersionId,),
+            INSERT,
+            new.app_id,
+            new.name.as_str(),
+            &new.tree_digest.as_bytes()[..],
+            &new.manifest_digest.as_bytes()[..],
+            &new.manifest_root.as_bytes()[..],
+            &new.meta_digest.as_bytes()[..],
+            number(new.entry_count),
+            number(new.file_count),
+            number(new.bytes),
+            new.build.git_commit.as_deref(),
+            new.build.build_time,
+            new.build.builder.as_deref(),
+            now,
+            new.created_by,
+            new.created_by_name.as_str(),
+        )?;
+        Ok(id)
+    }
+
+    /// The version of this id.
+    pub async fn version(&mut self, id: VersionId) -> Result<Option<VersionRow>, StoreError> {
+        fetch_optional!(self, VersionRow, GET, id)
+    }
+
+    /// The version that a caller means, in whatever state.
+    pub async fn find_version(
+        &mut self,
+        app: AppId,
+        which: &VersionRef,
+    ) -> Result<Option<VersionRow>, StoreError> {
+        match which {
+            VersionRef::Name(name) => fetch_optional!(self, VersionRow, FIND, app, name.as_str()),
+            VersionRef::Channel(name) => {
+                fetch_optional!(self, VersionRow, FIND_BY_CHANNEL, app, name.as_str())
+            }
+            VersionRef::Latest => fetch_optional!(self, VersionRow, FIND_LATEST, app),
+        }
+    }
+
+    /// A version as the API shows it.
+    pub async fn describe_version(&mut self, row: VersionRow) -> Result<Version, StoreError> {
+        let channels = fetch_all!(self, (String,), CHANNELS, row.id)?;
+        Ok(row.into_version(channels.into_iter().filter_map(|(name,)| name.parse().ok()).collect()))
+    }
+
+    /// The versions of an app, newest first.
+    pub async fn list_versions(
+        &mut self,
+        app: &AppRow,
+        filter: &VersionFilter,
+        page: PageQuery,
+    ) -> Result<Page<Version>, StoreError> {
+        let (at, id) = (page.after.time(), page.after.id);
+        let commit = filter.git_commit.as_deref();
+        let tree = filter.tree_digest.as_ref().map_or(&[][..], |digest| digest.as_bytes());
+        let by_tree = filter.tree_digest.map(|_| "by tree");
+        let rows = fetch_all!(
+            self,
+            VersionRow,
+            LIST,
+            app.id,
+            filter.deleted,
+            commit,
+            by_tree,
+            tree,
+            at,
+            id,
+            page.fetch(),
+            page.skip()
+        )?;
+        let (total,) = fetch_one!(self, (i64,), COUNT, app.id, filter.deleted, commit, by_tree, tree)?;
+        let place = |row: &VersionRow| Cursor { at: row.created_at, id: row.id.0 };
+        let rows = page.page(rows, total, place, |row| row);
+        let mut items = Vec::with_capacity(rows.items.len());
+        for row in rows.items {
+            items.push(self.describe_version(row).await?);
+        }
+        Ok(Page {
+            items,
+            total: rows.total,
+            limit: rows.limit,
+            offset: rows.offset,
+            has_more: rows.has_more,
+            next_cursor: rows.next_cursor,
+        })
+    }
+
+    /// Moves a version to another state.
+    pub async fn set_version_state(
+        &mut self,
+        id: VersionId,
+        state: VersionState,
+        deleted_at: Option<DateTime<Utc>>,
+    ) -> Result<(), StoreError> {
+        execute!(self, SET_STATE, id, state.as_str(), deleted_at).map(drop)
+    }
+
+    /// Brings back a version whose content was collected, with a manifest of the same tree.
+    pub async fn revive_version(&mut self, id: VersionId, new: &NewVersion) -> Result<(), StoreError> {
+        let (manifest, root) = (&new.manifest_digest.as_bytes()[..], &new.manifest_root.as_bytes()[..]);
+        execute!(self, REVIVE, id, manifest, root, &new.meta_digest.as_bytes()[..]).map(drop)
+    }
+
+    /// The published versions of an app behind the newest `keep`, at most `limit` of them, newest first.
+    pub async fn versions_beyond(
+        &mut self,
+        app: AppId,
+        keep: u32,
+        limit: u32,
+    ) -> Result<Vec<PruneCandidate>, StoreError> {
+        fetch_all!(self, PruneCandidate, PRUNABLE, app, i64::from(limit), i64::from(keep))
+    }
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,228 @@
+-- Versions and their bytes.
+
+CREATE TABLE storage_element (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name TEXT COLLATE "C" NOT NULL UNIQUE,
+    kind TEXT NOT NULL CHECK (kind IN ('directory', 's3', 'remote')),
+    mode TEXT NOT NULL CHECK (mode IN ('edit', 'rw', 'ro', 'ar')),
+    config JSONB NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL
+);
+
+-- One object in storage that holds many chunks. A row exists only once the object is durable.
+CREATE TABLE pack (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    key UUID NOT NULL UNIQUE,
+    element_id BIGINT NOT NULL REFERENCES storage_element (id),
+    project_id BIGINT NOT NULL REFERENCES project (id),
+    -- The app that it was written for. Other apps of the project may have chunks in it.
+    app_id BIGINT NOT NULL REFERENCES app (id),
+    size BIGINT NOT NULL,
+    chunk_count INTEGER NOT NULL,
+    -- 'claimed' by garbage collection: nothing new may rely on it.
+    state TEXT NOT NULL CHECK (state IN ('live', 'claimed')),
+    created_at TIMESTAMPTZ NOT NULL
+);
+CREATE INDEX pack_by_project ON pack (project_id);
+
+-- Where a chunk's bytes are, for each app that has sent them. Digest first: it scatters, and the same bytes of
+-- another app of the project are found beside.
+CREATE TABLE chunk (
+    digest BYTEA NOT NULL,
+    app_id BIGINT NOT NULL REFERENCES app (id),
+    pack_id BIGINT NOT NULL REFERENCES pack (id),
+    -- The chunk's place in the pack's footer.
+    ordinal INTEGER NOT NULL,
+    pack_offset BIGINT NOT NULL,
+    stored_len INTEGER NOT NULL,
+    len INTEGER NOT NULL,
+    -- SHA-256 of the chunk, where it came as a whole file: such a file is verified without reading it.
+    sha256 BYTEA,
+    PRIMARY KEY (digest, app_id)
+);
+CREATE INDEX chunk_by_pack ON chunk (pack_id);
+
+-- Files of several chunks whose content has been found to have its SHA-256: list_digest is BLAKE3 over the ids.
+CREATE TABLE verified_file (
+    list_digest BYTEA PRIMARY KEY,
+    sha256 BYTEA NOT NULL
+);
+
+CREATE TABLE version (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    app_id BIGINT NOT NULL REFERENCES app (id),
+    name TEXT COLLATE "C" NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('published', 'quarantined', 'deleted', 'purged')),
+    -- Counts the changes of state; markers in storage carry it.
+    revision BIGINT NOT NULL,
+    tree_digest BYTEA NOT NULL,
+    manifest_digest BYTEA NOT NULL,
+    manifest_root BYTEA NOT NULL,
+    meta_digest BYTEA NOT NULL,
+    entry_count BIGINT NOT NULL,
+    file_count BIGINT NOT NULL,
+    bytes BIGINT NOT NULL,
+    git_commit TEXT COLLATE "C",
+    build_time TIMESTAMPTZ,
+    builder TEXT,
+    notes TEXT NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    created_by BIGINT NOT NULL REFERENCES principal (id),
+    created_by_name TEXT NOT NULL,
+    deleted_at TIMESTAMPTZ,
+    legal_hold BOOLEAN NOT NULL,
+    pinned BOOLEAN NOT NULL,
+    UNIQUE (app_id, name)
+);
+CREATE INDEX version_by_age ON version (app_id, created_at, id);
+CREATE INDEX version_by_tree ON version (app_id, tree_digest);
+CREATE INDEX version_by_commit ON version (app_id, git_commit);
+
+CREATE TABLE version_label (
+    version_id BIGINT NOT NULL REFERENCES version (id),
+    key TEXT COLLATE "C" NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (version_id, key)
+);
+
+-- What of a pack a version needs: garbage collection and compaction read this instead of manifests.
+CREATE TABLE version_pack (
+    version_id BIGINT NOT NULL REFERENCES version (id),
+    pack_id BIGINT NOT NULL REFERENCES pack (id),
+    -- One bit per ordinal, lowest first.
+    chunks BYTEA NOT NULL,
+    PRIMARY KEY (version_id, pack_id)
+);
+CREATE INDEX version_pack_by_pack ON version_pack (pack_id);
+
+CREATE TABLE channel (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    app_id BIGINT NOT NULL REFERENCES app (id),
+    name TEXT COLLATE "C" NOT NULL,
+    version_id BIGINT NOT NULL REFERENCES version (id),
+    previous_version_id BIGINT REFERENCES version (id),
+    revision BIGINT NOT NULL,
+    updated_at TIMESTAMPTZ NOT NULL,
+    UNIQUE (app_id, name)
+);
+CREATE INDEX channel_by_version ON channel (version_id);
+
+CREATE TABLE channel_move (
+    channel_id BIGINT NOT NULL REFERENCES channel (id),
+    revision BIGINT NOT NULL,
+    version_id BIGINT NOT NULL REFERENCES version (id),
+    previous_version_id BIGINT REFERENCES version (id),
+    action TEXT NOT NULL CHECK (action IN ('promote', 'rollback')),
+    actor_id BIGINT NOT NULL REFERENCES principal (id),
+    actor_name TEXT NOT NULL,
+    at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (channel_id, revision)
+);
+
+-- A draft: private to who opened it, from init to finish.
+CREATE TABLE upload (
+    id UUID PRIMARY KEY,
+    app_id BIGINT NOT NULL REFERENCES app (id),
+    version_name TEXT COLLATE "C" NOT NULL,
+    principal_id BIGINT NOT NULL REFERENCES principal (id),
+    principal_name TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('open', 'finished', 'aborted', 'expired')),
+    tree_digest BYTEA,
+    base_version_id BIGINT REFERENCES version (id),
+    manifest_root BYTEA,
+    git_commit TEXT,
+    build_time TIMESTAMPTZ,
+    builder TEXT,
+    agent_id TEXT,
+    agent_host TEXT,
+    version_id BIGINT REFERENCES version (id),
+    created_at TIMESTAMPTZ NOT NULL,
+    expires_at TIMESTAMPTZ NOT NULL
+);
+CREATE INDEX upload_by_app ON upload (app_id, state, created_at);
+CREATE INDEX upload_by_expiry ON upload (state, expires_at);
+
+-- Files that are put one by one: what was announced, and the manifest record once the content is there.
+CREATE TABLE upload_file (
+    upload_id UUID NOT NULL REFERENCES upload (id) ON DELETE CASCADE,
+    path TEXT COLLATE "C" NOT NULL,
+    expected_sha256 BYTEA,
+    expected_size BIGINT,
+    record BYTEA,
+    PRIMARY KEY (upload_id, path)
+);
+
+-- Packs that an open upload relies on: told "not missing", or written by it.
+CREATE TABLE upload_pack (
+    upload_id UUID NOT NULL REFERENCES upload (id) ON DELETE CASCADE,
+    pack_id BIGINT NOT NULL REFERENCES pack (id),
+    PRIMARY KEY (upload_id, pack_id)
+);
+CREATE INDEX upload_pack_by_pack ON upload_pack (pack_id);
+
+-- Where a path or a digest occurs. Derived from manifests by a job; can be rebuilt.
+CREATE TABLE version_path (
+    version_id BIGINT NOT NULL REFERENCES version (id),
+    path TEXT COLLATE "C" NOT NULL,
+    sha256 BYTEA,
+    PRIMARY KEY (version_id, path)
+);
+CREATE INDEX version_path_by_digest ON version_path (sha256);
+
+-- Statements about a version: signatures, provenance, bills of materials.
+CREATE TABLE attestation (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    version_id BIGINT NOT NULL REFERENCES version (id),
+    kind TEXT NOT NULL,
+    document BYTEA NOT NULL,
+    key_id TEXT,
+    created_at TIMESTAMPTZ NOT NULL,
+    created_by BIGINT NOT NULL REFERENCES principal (id)
+);
+CREATE INDEX attestation_by_version ON attestation (version_id);
+
+-- A loose stored object with attributes and a retention policy.
+CREATE TABLE file (
+    id UUID PRIMARY KEY,
+    project_id BIGINT NOT NULL REFERENCES project (id),
+    name TEXT NOT NULL,
+    sha256 BYTEA NOT NULL,
+    size BIGINT NOT NULL,
+    chunk_list BYTEA NOT NULL,
+    metadata JSONB NOT NULL,
+    description TEXT NOT NULL,
+    policy TEXT NOT NULL CHECK (policy IN ('temporary', 'permanent')),
+    expires_at TIMESTAMPTZ,
+    state TEXT NOT NULL CHECK (state IN ('active', 'missing', 'deleted', 'purged')),
+    created_at TIMESTAMPTZ NOT NULL,
+    created_by BIGINT NOT NULL REFERENCES principal (id),
+    deleted_at TIMESTAMPTZ
+);
+CREATE INDEX file_by_age ON file (project_id, created_at, id);
+CREATE TABLE file_tag (
+    file_id UUID NOT NULL REFERENCES file (id),
+    tag TEXT COLLATE "C" NOT NULL,
+    PRIMARY KEY (file_id, tag)
+);
+
+-- A published version never changes, whoever asks the database to.
+CREATE FUNCTION version_is_immutable() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'a published version is immutable' USING ERRCODE = 'integrity_constraint_violation';
+END $$;
+CREATE TRIGGER version_is_immutable BEFORE UPDATE ON version FOR EACH ROW
+WHEN (OLD.app_id <> NEW.app_id OR OLD.name <> NEW.name OR OLD.tree_digest <> NEW.tree_digest
+    OR OLD.created_at <> NEW.created_at OR OLD.created_by <> NEW.created_by
+    OR OLD.git_commit IS DISTINCT FROM NEW.git_commit OR OLD.build_time IS DISTINCT FROM NEW.build_time
+    OR OLD.builder IS DISTINCT FROM NEW.builder OR NEW.revision < OLD.revision
+    OR OLD.entry_count <> NEW.entry_count OR OLD.file_count <> NEW.file_count OR OLD.bytes <> NEW.bytes
+    -- Content that was collected may come back: the same tree, perhaps with other times and chunks.
+    OR (OLD.state <> 'purged' AND (OLD.manifest_digest <> NEW.manifest_digest
+        OR OLD.manifest_root <> NEW.manifest_root OR OLD.meta_digest <> NEW.meta_digest)))
+EXECUTE FUNCTION version_is_immutable();
+CREATE FUNCTION version_is_never_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'a version is tombstoned, never deleted' USING ERRCODE = 'integrity_constraint_violation';
+END $$;
+CREATE TRIGGER version_is_never_deleted BEFORE DELETE ON version FOR EACH ROW
+EXECUTE FUNCTION version_is_never_deleted();
