@@ -44,6 +44,7 @@ codes! {
     RequestTimeout = "request_timeout", 408, "The client stopped sending.";
     AlreadyExists = "already_exists", 409, "Something of this name exists.";
     VersionExists = "version_exists", 409, "The version exists with other content. Versions never change: choose another name.";
+    InUse = "in_use", 409, "Something still relies on it; the message says what.";
     Archived = "archived", 409, "The project or app is archived and takes no new versions.";
     UploadClosed = "upload_closed", 409, "The upload is finished, aborted or expired; start a new one.";
     UploadIncomplete = "upload_incomplete", 409, "Content that the manifest lists has not arrived; send what is missing and finish again.";

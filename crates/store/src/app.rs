@@ -82,11 +82,14 @@ statements! {
     FIND = concat!("SELECT ", columns!(), " FROM app JOIN project p ON p.id = app.project_id
         WHERE p.name = $1 AND app.name = $2");
     GET = concat!("SELECT ", columns!(), " FROM app JOIN project p ON p.id = app.project_id WHERE app.id = $1");
+    NEXT = concat!("SELECT ", columns!(), " FROM app JOIN project p ON p.id = app.project_id WHERE app.id > $1
+        AND app.state <> 'deleted' AND p.state <> 'deleted' ORDER BY app.id LIMIT 1");
     LIST = concat!("SELECT ", columns!(), " ", visible_apps!(),
         " AND (app.created_at, app.id) < ($3, $4) ORDER BY app.created_at DESC, app.id DESC LIMIT $5 OFFSET $6");
     COUNT = concat!("SELECT COUNT(*) ", visible_apps!());
     UPDATE = "UPDATE app SET description = $2, state = $3 WHERE id = $1";
     DELETE = "UPDATE app SET state = 'deleted', deleted_at = $2 WHERE id = $1";
+    LOCK_POSTGRES = "SELECT id FROM app WHERE id = $1 FOR UPDATE";
     NEXT_SEQUENCE = "UPDATE app SET event_seq = event_seq + 1 WHERE id = $1 RETURNING event_seq";
 }
 
@@ -114,6 +117,11 @@ impl Tx {
     /// The app of this id.
     pub async fn app(&mut self, id: AppId) -> Result<Option<AppRow>, StoreError> {
         fetch_optional!(self, AppRow, GET, id)
+    }
+
+    /// The app behind an id, by id: for going through all of them.
+    pub async fn next_app(&mut self, after: AppId) -> Result<Option<AppRow>, StoreError> {
+        fetch_optional!(self, AppRow, NEXT, after)
     }
 
     /// The apps of a project that a principal may see, newest first.
@@ -144,8 +152,17 @@ impl Tx {
         execute!(self, DELETE, id, now).map(drop)
     }
 
-    /// The app's next event sequence. Locks the app's row until the transaction ends, so that sequences are in
-    /// the order of commits: whatever changes an app's versions or channels takes this lock first.
+    /// Locks the app's row until the transaction ends. Whatever changes an app's versions or channels does this
+    /// before it looks at them, so that changes of one app come one after the other and never wait in a circle.
+    pub async fn lock_app(&mut self, app: AppId) -> Result<(), StoreError> {
+        match self {
+            // The single writer is lock enough.
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(_) => fetch_one!(self, (AppId,), LOCK_POSTGRES, app).map(drop),
+        }
+    }
+
+    /// The app's next event sequence, in the order of commits.
     pub async fn next_event_sequence(&mut self, app: AppId) -> Result<i64, StoreError> {
         let (sequence,) = fetch_one!(self, (i64,), NEXT_SEQUENCE, app)?;
         Ok(sequence)

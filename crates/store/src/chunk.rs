@@ -42,6 +42,8 @@ pub struct ChunkLocation {
     pub len: u32,
     /// SHA-256 of the bytes before compression, where they came as a whole file.
     pub sha256: Option<FileDigest>,
+    /// Whether the app that was asked for has it, not only another one of its project.
+    pub own: bool,
 }
 
 #[derive(sqlx::FromRow)]
@@ -59,6 +61,7 @@ struct Row {
     #[sqlx(try_from = "i32")]
     len: u32,
     sha256: Option<Vec<u8>>,
+    own: bool,
 }
 
 impl From<Row> for (ChunkId, ChunkLocation) {
@@ -71,6 +74,7 @@ impl From<Row> for (ChunkId, ChunkLocation) {
             stored_len: row.stored_len,
             len: row.len,
             sha256: row.sha256.as_deref().and_then(|bytes| bytes.try_into().ok()),
+            own: row.own,
         };
         (row.digest, location)
     }
@@ -80,10 +84,15 @@ impl From<Row> for (ChunkId, ChunkLocation) {
 /// SQLite's 32,766 parameters.
 const BATCH: usize = 500;
 
-macro_rules! select {
+macro_rules! columns {
     () => {
-        "SELECT c.digest, c.pack_id, k.key, c.ordinal, c.pack_offset, c.stored_len, c.len, c.sha256
-        FROM chunk c JOIN pack k ON k.id = c.pack_id AND k.state = 'live' "
+        "c.digest, c.pack_id, k.key, c.ordinal, c.pack_offset, c.stored_len, c.len, c.sha256"
+    };
+}
+
+macro_rules! from_live {
+    () => {
+        " FROM chunk c JOIN pack k ON k.id = c.pack_id AND k.state = 'live' "
     };
 }
 
@@ -99,8 +108,21 @@ statements! {
         ON CONFLICT (list_digest) DO NOTHING";
 }
 
-const LOCATE_POSTGRES: &str = concat!(select!(), "WHERE c.app_id = $1 AND c.digest = ANY($2)");
-const LOCATE_IN_PROJECT_POSTGRES: &str = concat!(select!(), "WHERE k.project_id = $1 AND c.digest = ANY($2)");
+const LOCATE_POSTGRES: &str = concat!(
+    "SELECT ",
+    columns!(),
+    ", TRUE AS own",
+    from_live!(),
+    "WHERE c.app_id = $1 AND c.digest = ANY($2)"
+);
+// One row a chunk, the app's own one first: a chunk may be known to many apps of a project.
+const LOCATE_IN_PROJECT_POSTGRES: &str = concat!(
+    "SELECT DISTINCT ON (c.digest) ",
+    columns!(),
+    ", (c.app_id = $2) AS own",
+    from_live!(),
+    "WHERE k.project_id = $1 AND c.digest = ANY($3) ORDER BY c.digest, (c.app_id = $2) DESC"
+);
 const INSERT_POSTGRES: &str = concat!(
     insert!(),
     "SELECT u.digest, $1, u.pack_id, u.ordinal, u.pack_offset, u.stored_len, u.len, u.sha256
@@ -109,16 +131,21 @@ const INSERT_POSTGRES: &str = concat!(
     ON CONFLICT (digest, app_id) DO NOTHING"
 );
 
-/// `sql` and a list of parameters `?2, ?3, …`
-fn with_list(sql: &str) -> String {
-    let list: Vec<_> = (0..BATCH).map(|i| format!("?{}", i + 2)).collect();
-    format!("{sql} IN ({})", list.join(", "))
+/// A list of parameters from `?first` on.
+fn list(first: usize) -> String {
+    let list: Vec<_> = (first..first + BATCH).map(|i| format!("?{i}")).collect();
+    list.join(", ")
 }
 
-static LOCATE_SQLITE: LazyLock<String> =
-    LazyLock::new(|| with_list(concat!(select!(), "WHERE c.app_id = ?1 AND c.digest")));
-static LOCATE_IN_PROJECT_SQLITE: LazyLock<String> =
-    LazyLock::new(|| with_list(concat!(select!(), "WHERE k.project_id = ?1 AND c.digest")));
+static LOCATE_SQLITE: LazyLock<String> = LazyLock::new(|| {
+    let select = concat!("SELECT ", columns!(), ", TRUE AS own", from_live!());
+    format!("{select} WHERE c.app_id = ?1 AND c.digest IN ({})", list(2))
+});
+// With MAX, SQLite takes the other columns from the row that has it.
+static LOCATE_IN_PROJECT_SQLITE: LazyLock<String> = LazyLock::new(|| {
+    let select = concat!("SELECT ", columns!(), ", MAX(c.app_id = ?2) AS own", from_live!());
+    format!("{select} WHERE k.project_id = ?1 AND c.digest IN ({}) GROUP BY c.digest", list(3))
+});
 static INSERT_SQLITE: LazyLock<[String; 2]> = LazyLock::new(|| {
     [BATCH, 1].map(|rows| {
         let row = "(?, ?, ?, ?, ?, ?, ?, ?)";
@@ -128,12 +155,12 @@ static INSERT_SQLITE: LazyLock<[String; 2]> = LazyLock::new(|| {
 
 /// Where the chunks of one scope are, in batches.
 macro_rules! locate {
-    ($tx:expr, $scope:expr, $ids:expr, $sqlite:expr, $postgres:expr) => {{
+    ($tx:expr, $ids:expr, $sqlite:expr, $postgres:expr, $($scope:expr),+) => {{
         let mut found = HashMap::with_capacity($ids.len());
         for batch in $ids.chunks(BATCH) {
             let rows = match $tx {
                 Tx::Sqlite(tx) => {
-                    let mut query = sqlx::query_as::<_, Row>($sqlite.as_str()).bind($scope);
+                    let mut query = sqlx::query_as::<_, Row>($sqlite.as_str())$(.bind($scope))+;
                     // The last batch is filled up by repeating an id: one statement text for all.
                     for id in batch.iter().chain(std::iter::repeat(&batch[0])).take(BATCH) {
                         query = query.bind(&id.as_bytes()[..]);
@@ -142,7 +169,7 @@ macro_rules! locate {
                 }
                 Tx::Postgres(tx) => {
                     let ids: Vec<&[u8]> = batch.iter().map(|id| &id.as_bytes()[..]).collect();
-                    sqlx::query_as::<_, Row>($postgres).bind($scope).bind(ids).fetch_all(&mut **tx).await?
+                    sqlx::query_as::<_, Row>($postgres)$(.bind($scope))+.bind(ids).fetch_all(&mut **tx).await?
                 }
             };
             found.extend(rows.into_iter().map(<(ChunkId, ChunkLocation)>::from));
@@ -158,17 +185,18 @@ impl Tx {
         app: AppId,
         ids: &[ChunkId],
     ) -> Result<HashMap<ChunkId, ChunkLocation>, StoreError> {
-        locate!(self, app, ids, LOCATE_SQLITE, LOCATE_POSTGRES)
+        locate!(self, ids, LOCATE_SQLITE, LOCATE_POSTGRES, app)
     }
 
-    /// Where the chunks are that any app of a project has. Only for bytes that the caller has just sent: nobody
-    /// may learn from it what other apps have.
+    /// Where the chunks are that any app of a project has, and whether the app itself has them. Only for bytes
+    /// that the caller has just sent: nobody may learn from it what other apps have.
     pub async fn locate_chunks_in_project(
         &mut self,
         project: ProjectId,
+        app: AppId,
         ids: &[ChunkId],
     ) -> Result<HashMap<ChunkId, ChunkLocation>, StoreError> {
-        locate!(self, project, ids, LOCATE_IN_PROJECT_SQLITE, LOCATE_IN_PROJECT_POSTGRES)
+        locate!(self, ids, LOCATE_IN_PROJECT_SQLITE, LOCATE_IN_PROJECT_POSTGRES, project, app)
     }
 
     /// Records the chunks of a pack in the order of its footer. Chunks that the app has already stay where they are.

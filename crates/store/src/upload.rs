@@ -169,6 +169,8 @@ statements! {
     FORGET_FILES = "DELETE FROM upload_file WHERE upload_id = $1";
     EXPIRED = "SELECT id FROM upload WHERE state = 'open' AND expires_at <= $1 ORDER BY expires_at LIMIT $2";
     PIN = "INSERT INTO upload_pack (upload_id, pack_id) VALUES ($1, $2) ON CONFLICT (upload_id, pack_id) DO NOTHING";
+    PIN_BASE = "INSERT INTO upload_pack (upload_id, pack_id)
+        SELECT u.id, b.pack_id FROM upload u JOIN version_pack b ON b.version_id = u.base_version_id WHERE u.id = $1";
     EXPECT = "INSERT INTO upload_file (upload_id, path, expected_sha256, expected_size) VALUES ($1, $2, $3, $4)
         ON CONFLICT (upload_id, path) DO NOTHING";
     PUT_FILE = "INSERT INTO upload_file (upload_id, path, record) VALUES ($1, $2, $3)
@@ -181,7 +183,7 @@ statements! {
 }
 
 impl Tx {
-    /// Opens an upload.
+    /// Opens an upload, and keeps what its base needs from being collected.
     pub async fn insert_upload(&mut self, new: &NewUpload<'_>, now: DateTime<Utc>) -> Result<(), StoreError> {
         execute!(
             self,
@@ -200,8 +202,8 @@ impl Tx {
             new.agent.map(|agent| agent.host.as_str()),
             now,
             new.expires_at,
-        )
-        .map(drop)
+        )?;
+        execute!(self, PIN_BASE, new.id).map(drop)
     }
 
     /// A principal's own upload, in whatever state.

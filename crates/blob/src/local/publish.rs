@@ -49,9 +49,13 @@ pub(super) fn write_document(
         file.write_all(text).map_err(BlobError::io("writing a document"))?;
         failpoint::reach(steps.written);
         file.sync_all().map_err(BlobError::io("syncing a document"))?;
-        if let Some(steps_synced) = steps.synced { failpoint::reach(steps_synced) }
+        if let Some(steps_synced) = steps.synced {
+            failpoint::reach(steps_synced);
+        }
         rename(&file_path, path)?;
-        if let Some(steps_renamed) = steps.renamed { failpoint::reach(steps_renamed) }
+        if let Some(steps_renamed) = steps.renamed {
+            failpoint::reach(steps_renamed);
+        }
     }
     // Also when it was there: whoever wrote it may have died before this.
     sync_dir(dir)

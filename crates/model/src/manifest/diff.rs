@@ -164,13 +164,22 @@ fn join(old: &[ChunkRef], segments: Vec<Segment>, max: usize) -> Result<Vec<Chun
     Ok(chunks)
 }
 
+/// An entry of a tree that was made of a base and changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// It.
+    pub entry: Entry,
+    /// Whether it is the base's own.
+    pub inherited: bool,
+}
+
 /// The tree that `changes` make of `base`. Entries without a change are the base's own, times and chunks
 /// included. A file's chunk list may have at most `max_chunks` entries.
 pub fn apply<E: From<Malformed>>(
     base: impl Iterator<Item = Result<Entry, E>>,
     changes: impl Iterator<Item = Result<Record, E>>,
     max_chunks: usize,
-) -> impl Iterator<Item = Result<Entry, E>> {
+) -> impl Iterator<Item = Result<Applied, E>> {
     let (mut base, mut changes) = (base.peekable(), changes.peekable());
     let mut failed = false;
     std::iter::from_fn(move || {
@@ -180,7 +189,7 @@ pub fn apply<E: From<Malformed>>(
                 _ => None,
             };
             let entry = match step(&mut base, &mut changes, order)? {
-                Side::Left(entry) => entry,
+                Side::Left(entry) => return Some(entry.map(|entry| Applied { entry, inherited: true })),
                 Side::Right(record) => record.and_then(|record| added(record).map_err(E::from)),
                 Side::Both(Ok(_), Ok(Record::Removed(_))) => continue,
                 Side::Both(Ok(old), Ok(Record::Patch(new, segments))) => {
@@ -190,7 +199,7 @@ pub fn apply<E: From<Malformed>>(
                 Side::Both(Err(error), _) | Side::Both(_, Err(error)) => Err(error),
             };
             failed = entry.is_err();
-            return Some(entry);
+            return Some(entry.map(|entry| Applied { entry, inherited: false }));
         }
         None
     })
@@ -260,7 +269,7 @@ mod tests {
         for (from, to) in [(&old, &new), (&new, &old), (&old, &old), (&vec![], &new), (&old, &vec![])] {
             let changes: Vec<_> = diff(ok(from), ok(to)).collect::<Result<_, _>>().unwrap();
             let records = changes.into_iter().map(|change| Ok(change.into_record()));
-            let made: Vec<_> = apply(ok(from), records, 100).collect::<Result<_, _>>().unwrap();
+            let made: Vec<_> = apply(ok(from), records, 100).map(|applied| applied.unwrap().entry).collect();
             assert_eq!(&made, to);
         }
     }

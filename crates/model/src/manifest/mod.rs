@@ -26,7 +26,7 @@ mod varint;
 
 pub use build::{Block, ManifestBuilder, TreeHasher};
 pub use check::{TreeError, TreeLimits};
-pub use diff::{Change, diff};
+pub use diff::{Applied, Change, diff};
 pub use entry::{ChunkRef, Entry, FileNode, Mode, Mtime, Node};
 pub use record::{Record, RecordReader, RecordWriter};
 pub use refs::RefSet;

@@ -29,6 +29,17 @@ impl RefSet {
         set
     }
 
+    /// Adds one more reference behind the last, in the set or not.
+    pub fn push(&mut self, member: bool) {
+        if self.len.is_multiple_of(64) {
+            self.words.push(0);
+        }
+        self.len += 1;
+        if member {
+            self.insert(self.len - 1);
+        }
+    }
+
     /// How many references there are, in the set or not.
     pub fn universe(&self) -> u64 {
         self.len
@@ -132,6 +143,9 @@ mod tests {
                 let flat: Vec<_> = set.runs().flat_map(|(start, count)| start..start + count).collect();
                 assert_eq!(flat, (0..len).filter(|i| pick(*i)).collect::<Vec<_>>());
                 assert_eq!(set.count(), flat.len() as u64);
+                let mut pushed = RefSet::default();
+                (0..len).for_each(|i| pushed.push(pick(i)));
+                assert_eq!(pushed, set);
             }
             assert_eq!(RefSet::full(len).count(), len);
         }

@@ -1,0 +1,135 @@
+//! Errors as callers see them, and the one place that decides what an outsider may learn.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use kkartifact_blob::BlobError;
+use kkartifact_model::Code;
+use kkartifact_model::api::error::ErrorBody;
+use kkartifact_model::manifest::{Malformed, TreeError};
+use kkartifact_model::wire::BadStream;
+use kkartifact_store::StoreError;
+
+/// What a handler returns.
+pub type ApiResult<T> = Result<T, ApiError>;
+
+/// A refusal: a stable code, and a message that says what was wrong and what to do.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct ApiError {
+    /// For programs.
+    pub code: Code,
+    /// For people.
+    pub message: String,
+    /// What the log says and the caller does not learn.
+    pub cause: Option<String>,
+}
+
+/// How long a caller is asked to wait before trying again.
+const RETRY_AFTER_SECONDS: u32 = 2;
+
+impl ApiError {
+    /// A refusal with a message for the caller.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), cause: None }
+    }
+
+    /// The request is malformed.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, message)
+    }
+
+    /// It does not exist, or the caller may not know that it does.
+    pub fn not_found(what: &str) -> Self {
+        Self::new(Code::NotFound, format!("{what} does not exist, or your credential can't see it"))
+    }
+
+    /// A fault of ours: the caller learns nothing but the request id.
+    pub fn internal(cause: impl std::fmt::Display) -> Self {
+        Self {
+            code: Code::Internal,
+            message: "the server made a mistake; its log has the details under the request id".into(),
+            cause: Some(cause.to_string()),
+        }
+    }
+
+    /// Not now, but perhaps soon.
+    pub fn unavailable(message: &str, cause: impl std::fmt::Display) -> Self {
+        Self { code: Code::Unavailable, message: message.into(), cause: Some(cause.to_string()) }
+    }
+
+    /// The body of the answer.
+    pub fn body(&self) -> ErrorBody {
+        ErrorBody::new(self.code, self.message.clone())
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if let Some(cause) = &self.cause {
+            tracing::error!(code = %self.code, cause, "request failed");
+        }
+        let mut response = (status, Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        if matches!(self.code, Code::TooManyRequests | Code::Unavailable | Code::StorageFull) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        if self.code == Code::Unauthenticated {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response.extensions_mut().insert(self.code);
+        response
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Conflict => Self::new(Code::AlreadyExists, "something of this name exists"),
+            StoreError::Unavailable(_) => Self::unavailable("the database does not answer; try again", error),
+            StoreError::Full(_) => Self {
+                cause: Some(error.to_string()),
+                ..Self::new(Code::StorageFull, "the server's disk is full; nothing was changed")
+            },
+            other => Self::internal(other),
+        }
+    }
+}
+
+impl From<BlobError> for ApiError {
+    fn from(error: BlobError) -> Self {
+        match error {
+            BlobError::Full => Self {
+                cause: Some(error.to_string()),
+                ..Self::new(Code::StorageFull, "the server's storage is full; nothing was published")
+            },
+            BlobError::Io { .. } | BlobError::InUse(_) => {
+                Self::unavailable("the server's storage does not answer; try again", error)
+            }
+            BlobError::NotFound(_) | BlobError::Damaged(..) => Self::internal(error),
+        }
+    }
+}
+
+impl From<TreeError> for ApiError {
+    fn from(error: TreeError) -> Self {
+        let code = match error {
+            TreeError::TooManyEntries(_) | TreeError::FileTooLarge { .. } => Code::TooLarge,
+            _ => Code::InvalidManifest,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<Malformed> for ApiError {
+    fn from(error: Malformed) -> Self {
+        Self::new(Code::InvalidManifest, error.to_string())
+    }
+}
+
+impl From<BadStream> for ApiError {
+    fn from(error: BadStream) -> Self {
+        Self::invalid(error.to_string())
+    }
+}

@@ -1,0 +1,128 @@
+//! The life of a version after it was published, and the one gate that every read of content passes.
+
+use chrono::{DateTime, Utc};
+use kkartifact_model::api::version::VersionState;
+use kkartifact_model::event::EventKind;
+use kkartifact_model::job::Job;
+use kkartifact_model::{Code, VersionRef};
+use kkartifact_store::{Actor, AppRow, NewAudit, NewEvent, Outcome, Tx, VersionId, VersionRow};
+
+use crate::auth::AuthorizedApp;
+use crate::error::{ApiError, ApiResult};
+
+/// The version that a caller may see, in whatever state.
+pub async fn visible(tx: &mut Tx, app: &AuthorizedApp, which: &VersionRef) -> ApiResult<VersionRow> {
+    let found = tx.find_version(app.id, which).await?;
+    found.ok_or_else(|| ApiError::not_found(&format!("version {which} of {}/{}", app.project, app.name)))
+}
+
+/// The version whose content a caller may read. Every path to content passes here.
+pub async fn readable(tx: &mut Tx, app: &AuthorizedApp, which: &VersionRef) -> ApiResult<VersionRow> {
+    let row = visible(tx, app, which).await?;
+    match row.state {
+        VersionState::Published => Ok(row),
+        VersionState::Quarantined => Err(ApiError::new(
+            Code::VersionQuarantined,
+            format!("version {} is quarantined until somebody releases it", row.name),
+        )),
+        VersionState::Deleted | VersionState::Purged => Err(ApiError::new(
+            Code::VersionDeleted,
+            format!("version {} was deleted; pushing the same content again restores it", row.name),
+        )),
+    }
+}
+
+/// What happened to a version: audit row and event, in the caller's transaction, which has locked the app.
+pub struct Happened<'a> {
+    /// To which app.
+    pub app: &'a AppRow,
+    /// To which version.
+    pub version: (VersionId, &'a str),
+    /// What.
+    pub kind: EventKind,
+    /// What the audit log calls it.
+    pub action: &'a str,
+    /// By which agent on which host.
+    pub agent: Option<(&'a str, &'a str)>,
+    /// What else receivers and the audit log get.
+    pub detail: serde_json::Value,
+}
+
+impl Happened<'_> {
+    /// Records it.
+    pub async fn record(&self, tx: &mut Tx, actor: &Actor, now: DateTime<Utc>) -> ApiResult<()> {
+        let (_, version) = self.version;
+        let mut payload = serde_json::json!({
+            "project": self.app.project, "app": self.app.name, "version": version, "actor": actor.name,
+        });
+        if let (Some(payload), Some(detail)) = (payload.as_object_mut(), self.detail.as_object()) {
+            payload.extend(detail.clone());
+        }
+        tx.insert_event(&NewEvent { kind: self.kind, app: self.app.id, payload }, now).await?;
+        let row = NewAudit {
+            action: self.action,
+            project: Some(self.app.project.as_str()),
+            app: Some(self.app.name.as_str()),
+            version: Some(version),
+            agent_id: self.agent.map(|(id, _)| id),
+            host: self.agent.map(|(_, host)| host),
+            detail: self.detail.clone(),
+        };
+        tx.audit(actor, Outcome::Done, &row, now).await?;
+        Ok(())
+    }
+}
+
+/// Queues the job that writes the version's marker into storage.
+pub async fn queue_marker(
+    tx: &mut Tx,
+    app: &AppRow,
+    version: VersionId,
+    now: DateTime<Utc>,
+) -> ApiResult<()> {
+    let job = Job::VersionMarker { version_id: version.0 };
+    Ok(tx.insert_job(&job, None, Some(app.project_id), now, now).await?)
+}
+
+/// Tombstones a version. Its bytes stay until they are collected. The transaction has locked the app.
+pub async fn delete(
+    tx: &mut Tx,
+    app: &AppRow,
+    row: &VersionRow,
+    actor: &Actor,
+    why: &str,
+    now: DateTime<Utc>,
+) -> ApiResult<()> {
+    tx.set_version_state(row.id, VersionState::Deleted, Some(now)).await?;
+    let happened = Happened {
+        app,
+        version: (row.id, row.name.as_str()),
+        kind: EventKind::Delete,
+        action: "version.delete",
+        agent: None,
+        detail: serde_json::json!({ "reason": why }),
+    };
+    happened.record(tx, actor, now).await?;
+    queue_marker(tx, app, row.id, now).await
+}
+
+/// Brings a tombstoned version back. The transaction has locked the app.
+pub async fn restore(
+    tx: &mut Tx,
+    app: &AppRow,
+    row: &VersionRow,
+    actor: &Actor,
+    now: DateTime<Utc>,
+) -> ApiResult<()> {
+    tx.set_version_state(row.id, VersionState::Published, None).await?;
+    let happened = Happened {
+        app,
+        version: (row.id, row.name.as_str()),
+        kind: EventKind::Restore,
+        action: "version.restore",
+        agent: None,
+        detail: serde_json::json!({}),
+    };
+    happened.record(tx, actor, now).await?;
+    queue_marker(tx, app, row.id, now).await
+}

@@ -1,0 +1,41 @@
+//! Random secrets, and hashing them.
+
+use kkartifact_model::token::{TokenText, readable_secret};
+
+use crate::error::ApiError;
+
+/// Random bytes from the operating system.
+fn random<const N: usize>() -> Result<[u8; N], ApiError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(ApiError::internal)?;
+    Ok(bytes)
+}
+
+/// A new token.
+pub fn new_token() -> Result<TokenText, ApiError> {
+    Ok(TokenText::from_random(random()?, random()?))
+}
+
+/// A new one-time secret.
+pub fn new_secret() -> Result<String, ApiError> {
+    Ok(readable_secret(random()?))
+}
+
+/// A new key.
+pub fn new_key() -> Result<[u8; 32], ApiError> {
+    random()
+}
+
+/// bcrypt of a secret, off the async threads.
+pub async fn hash(secret: &str, cost: u32) -> Result<String, ApiError> {
+    let secret = secret.to_owned();
+    let join = tokio::task::spawn_blocking(move || bcrypt::hash(secret, cost)).await;
+    join.map_err(ApiError::internal)?.map_err(ApiError::internal)
+}
+
+/// Whether a secret is the one that was hashed, off the async threads.
+pub async fn verify(secret: &str, hash: &str) -> Result<bool, ApiError> {
+    let (secret, hash) = (secret.to_owned(), hash.to_owned());
+    let join = tokio::task::spawn_blocking(move || bcrypt::verify(secret, &hash)).await;
+    join.map_err(ApiError::internal)?.map_err(ApiError::internal)
+}

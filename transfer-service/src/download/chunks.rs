@@ -1,0 +1,151 @@
+//! `POST /chunks/{project}/{app}/{version}`: many chunks of a version in one stream.
+//!
+//! The body says which references of the manifest are wanted; the chunks come in that order, as they are
+//! stored. The receiver has the manifest and verifies each one by it.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header;
+use kkartifact_blob::{BlobStore, ChunkAt};
+use kkartifact_model::ChunkId;
+use kkartifact_model::manifest::{ManifestRoot, RefSet};
+use kkartifact_model::wire::{BatchWriter, Part, STREAM_TYPE, StoredChunk, encode_end, encode_error};
+use kkartifact_service::content::{chunk_at, missing};
+use kkartifact_service::http::extract::{AnyVersion, RawBody};
+use kkartifact_service::http::stream::outgoing;
+use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, Content, Resources, lifecycle};
+use kkartifact_store::AppId;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+pub(crate) async fn post(
+    State(resources): State<Resources>,
+    app: AuthorizedApp,
+    AnyVersion(version): AnyVersion,
+    RawBody(body): RawBody,
+) -> ApiResult<Response> {
+    let mut tx = resources.db.read().await?;
+    let row = lifecycle::readable(&mut tx, &app, &version).await?;
+    tx.commit().await?;
+    let root = resources.content.root(app.id, row.manifest_root).await?;
+    let wanted = RefSet::decode(&body, root.refs()).map_err(|error| ApiError::invalid(error.to_string()))?;
+    let (sender, out) = outgoing();
+    let sending = Sending {
+        content: resources.content.clone(),
+        blob: resources.blob.clone(),
+        handle: Handle::current(),
+        app: app.id,
+        sender,
+        waiting: Vec::new(),
+        batch: BatchWriter::in_order(),
+        sent: 0,
+        bytes: 0,
+    };
+    tokio::task::spawn_blocking(move || sending.run(root, &wanted));
+    let heads = [(header::CONTENT_TYPE, STREAM_TYPE), (header::CACHE_CONTROL, "private, no-store")];
+    Ok((heads, out).into_response())
+}
+
+/// How many chunks are located together.
+const BATCH: usize = 500;
+/// Read and sent together: stored bytes.
+const PIECE: u64 = 1 << 20;
+
+/// Sends chunks. Runs on a thread that may block.
+struct Sending {
+    content: Content,
+    blob: BlobStore,
+    handle: Handle,
+    app: AppId,
+    sender: mpsc::Sender<Result<Bytes, std::io::Error>>,
+    waiting: Vec<ChunkId>,
+    batch: BatchWriter,
+    sent: u64,
+    bytes: u64,
+}
+
+/// Whether the receiver is still there.
+enum Receiver {
+    Listens,
+    Gone,
+}
+
+impl Sending {
+    fn run(mut self, root: Arc<ManifestRoot>, wanted: &RefSet) {
+        let last = match self.send_wanted(root, wanted) {
+            Ok(Receiver::Gone) => return,
+            Ok(Receiver::Listens) => encode_end(self.sent),
+            Err(error) => {
+                tracing::error!(%error, cause = error.cause, "sending chunks failed");
+                encode_error(&error.body())
+            }
+        };
+        metrics::counter!("kkartifact_sent_bytes_total").increment(self.bytes);
+        self.emit(last.into());
+    }
+
+    fn send_wanted(&mut self, root: Arc<ManifestRoot>, wanted: &RefSet) -> ApiResult<Receiver> {
+        let mut runs = wanted.runs();
+        let Some((mut start, mut count)) = runs.next() else { return Ok(Receiver::Listens) };
+        let mut entries = self.content.entries(self.app, root);
+        let mut index = entries.skip_to_ref(start);
+        for entry in entries {
+            let entry = entry?;
+            for chunk in entry.file().into_iter().flat_map(|file| &file.chunks) {
+                if index == start + count {
+                    match runs.next() {
+                        Some(run) => (start, count) = run,
+                        None => return self.flush(),
+                    }
+                }
+                if (start..start + count).contains(&index) {
+                    self.waiting.push(chunk.id);
+                }
+                index += 1;
+                if self.waiting.len() == BATCH
+                    && let Receiver::Gone = self.flush()?
+                {
+                    return Ok(Receiver::Gone);
+                }
+            }
+        }
+        self.flush()
+    }
+
+    /// Sends what is waiting.
+    fn flush(&mut self) -> ApiResult<Receiver> {
+        let ids = std::mem::take(&mut self.waiting);
+        let found = self.handle.block_on(self.content.locate(self.app, &ids))?;
+        let places =
+            ids.iter().map(|id| found.get(id).map(|at| chunk_at(*id, at)).ok_or_else(|| missing(*id)));
+        let places: Vec<ChunkAt> = places.collect::<ApiResult<_>>()?;
+        let mut rest = places.as_slice();
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let many = rest.iter().take_while(|at| {
+                bytes += u64::from(at.stored_len);
+                bytes <= PIECE
+            });
+            let (piece, tail) = rest.split_at(many.count().max(1));
+            rest = tail;
+            for (at, stored) in piece.iter().zip(self.handle.block_on(self.blob.read_stored(piece))?) {
+                self.bytes += stored.len() as u64;
+                self.batch.push(&StoredChunk { id: at.id, len: at.len, stored }, Part::default());
+            }
+            self.sent += piece.len() as u64;
+            for part in self.batch.take() {
+                if let Receiver::Gone = self.emit(part) {
+                    return Ok(Receiver::Gone);
+                }
+            }
+        }
+        Ok(Receiver::Listens)
+    }
+
+    fn emit(&self, bytes: Bytes) -> Receiver {
+        if self.sender.blocking_send(Ok(bytes)).is_ok() { Receiver::Listens } else { Receiver::Gone }
+    }
+}

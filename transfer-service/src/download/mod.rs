@@ -1,0 +1,6 @@
+//! Downloads: a file with ranges, a manifest or its delta, many chunks in one stream.
+
+pub(crate) mod chunks;
+pub(crate) mod file;
+pub(crate) mod manifest;
+mod range;
