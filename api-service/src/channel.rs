@@ -43,10 +43,11 @@ pub(crate) async fn rollback(
     let app = load(&mut tx, &caller, &rollback.project, &rollback.app).await?;
     let current = tx.find_channel(app.id, &rollback.channel).await?;
     let current = current.ok_or_else(|| ApiError::not_found(&format!("channel {}", rollback.channel)))?;
-    let row = if let Some(name) = rollback.to { lifecycle::readable(&mut tx, &app, &VersionRef::Name(name)).await? } else {
+    let row = if let Some(name) = rollback.to {
+        lifecycle::readable(&mut tx, &app, &VersionRef::Name(name)).await?
+    } else {
         let nothing = || {
-            let message =
-                format!("channel {} has no earlier version that is still there", rollback.channel);
+            let message = format!("channel {} has no earlier version that is still there", rollback.channel);
             ApiError::new(Code::NothingToRollBack, message)
         };
         let id = tx.rollback_target(&current).await?.ok_or_else(nothing)?;

@@ -1,5 +1,6 @@
 //! Logs and metrics.
 
+use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -11,7 +12,9 @@ use crate::error::{ApiError, ApiResult};
 /// Starts logging to standard error.
 pub fn start_logging(config: &Log) -> ApiResult<()> {
     let filter = EnvFilter::try_new(&config.level).map_err(ApiError::internal)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let color = std::io::stderr().is_terminal();
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color);
     match config.format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

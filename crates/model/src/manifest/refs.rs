@@ -61,6 +61,19 @@ impl RefSet {
         word.is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
+    /// The part of the set in `start..end`.
+    #[must_use]
+    pub fn within(&self, start: u64, end: u64) -> Self {
+        let mut part = Self::new(self.len);
+        for (first, count) in self.runs_from(start) {
+            if first >= end {
+                break;
+            }
+            (first..(first + count).min(end)).for_each(|index| part.insert(index));
+        }
+        part
+    }
+
     /// Adds a reference; nothing beyond the last.
     pub fn insert(&mut self, index: u64) {
         if index < self.len
@@ -79,7 +92,12 @@ impl RefSet {
 
     /// Runs of neighbours in the set: (first, count), ascending.
     pub fn runs(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let mut at = 0;
+        self.runs_from(0)
+    }
+
+    /// The same, from an index on.
+    pub fn runs_from(&self, from: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let mut at = from;
         std::iter::from_fn(move || {
             let start = self.next(at, true)?;
             at = self.next(start, false).unwrap_or(self.len);
@@ -146,6 +164,8 @@ mod tests {
                 let mut pushed = RefSet::default();
                 (0..len).for_each(|i| pushed.push(pick(i)));
                 assert_eq!(pushed, set);
+                let middle = set.within(len / 3, len / 2);
+                assert!((0..len).all(|i| middle.contains(i) == (pick(i) && (len / 3..len / 2).contains(&i))));
             }
             assert_eq!(RefSet::full(len).count(), len);
         }

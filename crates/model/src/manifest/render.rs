@@ -12,7 +12,7 @@ pub fn yaml_entry(entry: &Entry) -> String {
         Node::File(file) => {
             let mtime = file.mtime.map(|t| format!("    mtime: {}\n", format_mtime(t))).unwrap_or_default();
             format!(
-                "  - path: {path}\n    sha256: {}\n    size: {}\n    mode: \"{:04o}\"\n{mtime}",
+                "  - path: {path}\n    sha256: \"{}\"\n    size: {}\n    mode: \"{:04o}\"\n{mtime}",
                 file.sha256,
                 file.size,
                 file.mode.bits()

@@ -1,0 +1,61 @@
+//! After a change: what is known of the files in place, and of those that it took out, so that the next run need
+//! not read them.
+
+use kkartifact_model::manifest::RefSet;
+use rustix::fs::{AtFlags, statat};
+
+use super::state::Target;
+use crate::error::{AgentError, Result};
+use crate::manifest_file::ManifestFile;
+use crate::stat_cache::{StatReader, StatWriter, clock_now};
+use crate::tree::{DirStack, FileStat, open_root};
+
+/// Writes `stats` for the files in place.
+pub(super) fn remember_current(target: &Target, manifest: &ManifestFile, staged: &RefSet) -> Result<()> {
+    let looked = clock_now();
+    let Some(root) = target.root()? else { return Ok(()) };
+    let mut dirs = DirStack::existing(root);
+    let mut kept = StatReader::open(&target.file("stats.kept"));
+    let mut out = StatWriter::create(&target.file("stats.new"))?;
+    for (place, entry) in (0..).zip(manifest.entries()) {
+        let entry = entry?;
+        let Some(file) = entry.file() else { continue };
+        let path = entry.path.as_str();
+        if staged.contains(place) {
+            if let Some(stat) = look(&mut dirs, path) {
+                out.push(path, &stat, &file.sha256, looked)?;
+            }
+        } else if let Some(cached) = kept.find(path) {
+            out.copy(&cached)?;
+        }
+    }
+    out.finish()?;
+    std::fs::rename(target.file("stats.new"), target.file("stats"))
+        .map_err(AgentError::io("keeping the stat cache"))
+}
+
+/// Writes `previous/stats`: what was known and is no longer in place was taken out by the change, whose
+/// time is its change time now.
+pub(super) fn remember_previous(target: &Target) -> Result<()> {
+    let looked = clock_now();
+    let Ok(root) = open_root(&target.file("previous/tree")) else { return Ok(()) };
+    let mut dirs = DirStack::existing(root);
+    let mut kept = StatReader::open(&target.file("stats.kept"));
+    let mut out = StatWriter::create(&target.file("previous/stats"))?;
+    for before in StatReader::open(&target.file("stats")) {
+        if kept.find(&before.path).is_some() {
+            continue;
+        }
+        if let Some(stat) = look(&mut dirs, &before.path)
+            && (stat.ino, stat.size, stat.mtime) == (before.stat.ino, before.stat.size, before.stat.mtime)
+        {
+            out.push(&before.path, &stat, &before.sha256, looked)?;
+        }
+    }
+    out.finish()
+}
+
+fn look(dirs: &mut DirStack, path: &str) -> Option<FileStat> {
+    let (dir, name) = dirs.parent_of(path).ok()?;
+    statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok().map(|stat| FileStat::from(&stat))
+}
