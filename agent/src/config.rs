@@ -87,6 +87,8 @@ pub struct Config {
     pub max_shrink: u8,
     /// A pull is refused if it would delete more than so many percent of the files.
     pub max_delete: u8,
+    /// Where pushes are remembered; `$XDG_CACHE_HOME/kkartifact` unless told otherwise.
+    pub cache_dir: Option<PathBuf>,
 }
 
 /// Pieces larger than this would only cost memory.
@@ -126,6 +128,7 @@ impl Config {
             ignore: [global.ignore, project.ignore].concat(),
             max_shrink: project.max_shrink.or(global.max_shrink).unwrap_or(50),
             max_delete: project.max_delete.or(global.max_delete).unwrap_or(50),
+            cache_dir: cache_dir(),
         };
         config.check()
     }
@@ -189,6 +192,13 @@ pub fn global_file() -> Option<PathBuf> {
     let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
     let base = base.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")))?;
     Some(base.join("kkartifact").join("agent.yml"))
+}
+
+/// Where this user's programs keep what only saves time.
+fn cache_dir() -> Option<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let base = base.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+    Some(base.join("kkartifact"))
 }
 
 /// Reads a file; an error says file, line and key.

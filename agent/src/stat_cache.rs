@@ -10,6 +10,7 @@ use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write as _};
 use std::path::Path;
+use std::time::Duration;
 
 use kkartifact_model::FileDigest;
 use kkartifact_model::manifest::{Mode, Mtime};
@@ -24,7 +25,7 @@ const RECORD: usize = 8 + 12 + 12 + 8 + 8 + 32;
 
 /// How coarse a file system's times may be, in nanoseconds: a kernel tick where they have nanoseconds, two
 /// seconds where they don't.
-const TICK: i128 = 20_000_000;
+const TICK: i128 = 12_000_000;
 const COARSE: i128 = 2_000_000_000;
 
 /// A file as it was.
@@ -57,6 +58,13 @@ pub fn is_settled(stat: &FileStat, looked: Mtime) -> bool {
 pub fn clock_now() -> Mtime {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     Mtime { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) }
+}
+
+/// Waits until files that were changed until now can be told from files that are changed later.
+pub fn wait_a_tick() {
+    let tick = Duration::from_nanos(u64::try_from(TICK).unwrap_or(0)) + Duration::from_millis(1);
+    #[expect(clippy::disallowed_methods, reason = "what is waited for is the clock itself")]
+    std::thread::sleep(tick);
 }
 
 /// A cache that is being written, in path order.

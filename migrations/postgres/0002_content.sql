@@ -121,7 +121,8 @@ CREATE TABLE channel_move (
 
 -- A draft: private to who opened it, from init to finish.
 CREATE TABLE upload (
-    id UUID PRIMARY KEY,
+    seq BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id UUID NOT NULL UNIQUE,
     app_id BIGINT NOT NULL REFERENCES app (id),
     version_name TEXT COLLATE "C" NOT NULL,
     principal_id BIGINT NOT NULL REFERENCES principal (id),
@@ -139,7 +140,7 @@ CREATE TABLE upload (
     created_at TIMESTAMPTZ NOT NULL,
     expires_at TIMESTAMPTZ NOT NULL
 );
-CREATE INDEX upload_by_app ON upload (app_id, state, created_at);
+CREATE INDEX upload_by_app ON upload (app_id, state, seq);
 CREATE INDEX upload_by_expiry ON upload (state, expires_at);
 
 -- Files that are put one by one: what was announced, and the manifest record once the content is there.

@@ -121,7 +121,8 @@ CREATE TABLE channel_move (
 
 -- A draft: private to who opened it, from init to finish.
 CREATE TABLE upload (
-    id BLOB PRIMARY KEY,
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id BLOB NOT NULL UNIQUE,
     app_id INTEGER NOT NULL REFERENCES app (id),
     version_name TEXT NOT NULL,
     principal_id INTEGER NOT NULL REFERENCES principal (id),
@@ -139,7 +140,7 @@ CREATE TABLE upload (
     created_at TEXT NOT NULL,
     expires_at TEXT NOT NULL
 );
-CREATE INDEX upload_by_app ON upload (app_id, state, created_at);
+CREATE INDEX upload_by_app ON upload (app_id, state, seq);
 CREATE INDEX upload_by_expiry ON upload (state, expires_at);
 
 -- Files that are put one by one: what was announced, and the manifest record once the content is there.

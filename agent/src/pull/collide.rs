@@ -86,9 +86,9 @@ mod tests {
     #[test]
     fn names_that_differ_by_case_or_unicode_form_are_listed() {
         assert!(check(&["README", "a", "a/README", "b", "b/README", "b/readme.txt"]).is_ok());
-        let error = check(&["README", "a", "a/X", "a/x", "caf\u{e9}", "cafe\u{301}", "readme"]).unwrap_err();
+        let error = check(&["README", "a", "a/X", "a/x", "cafe\u{301}", "caf\u{e9}", "readme"]).unwrap_err();
         assert_eq!(error.kind, Kind::Invalid);
-        for path in ["a/x", "cafe\u{301}", "readme"] {
+        for path in ["a/x", "caf\u{e9}", "readme"] {
             assert!(error.message.contains(path), "{}", error.message);
         }
         assert!(error.message.starts_with("3 names"), "{}", error.message);

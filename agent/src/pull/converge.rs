@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kkartifact_model::failpoint;
 use kkartifact_model::manifest::RefSet;
 use kkartifact_model::size::ByteSize;
+use kkartifact_model::time::Clock;
 
 use super::change::{change, recover_staging, sync_file_system};
 use super::collide::check_names;
@@ -19,7 +20,7 @@ use crate::context::Agent;
 use crate::error::{AgentError, Kind, Result};
 use crate::manifest_file::ManifestFile;
 use crate::push::crashed;
-use crate::stat_cache::StatReader;
+use crate::stat_cache::{StatReader, wait_a_tick};
 use crate::tree::{IgnoreRules, open_root};
 
 /// The goal of a change.
@@ -85,11 +86,18 @@ pub async fn converge(
         }
         failpoint::reach("pull.staged");
     }
-    let (worker, to, manifest) = (target.clone(), wanted.to, wanted.manifest);
+    let (worker, mut to, manifest) = (target.clone(), wanted.to, wanted.manifest);
     let applied = !counts.is_empty();
+    if applied {
+        // Each change has a state of its own, also one that puts the same version back in order: by it the
+        // journal tells whether the change is complete.
+        to.applied_at = Clock::System.now();
+    }
     let work = tokio::task::spawn_blocking(move || {
         if applied {
             change(&worker, &to, plan.operations)?;
+            // Else the next run would have to read all that was just written.
+            wait_a_tick();
             remember_previous(&worker)?;
         } else if worker.state()?.as_ref() != Some(&to) {
             worker.replace("state.json", &to.to_json()?)?;
@@ -115,8 +123,9 @@ pub async fn compare(
     let (target, manifest) = (target.clone(), manifest.clone());
     let work = tokio::task::spawn_blocking(move || {
         let root = target.root()?;
-        let [operations, kept, stats] = ["operations", "stats.kept", "stats"].map(|name| target.file(name));
-        let files = Files { operations: &operations, kept: &kept, stats: &stats, show };
+        let [operations, kept, taken, stats] =
+            ["operations", "stats.kept", "stats.taken", "stats"].map(|name| target.file(name));
+        let files = Files { operations: &operations, kept: &kept, taken: &taken, stats: &stats, show };
         check_names(&target, &manifest)?;
         plan(root.as_ref().map(OwnedFd::as_fd), &manifest, &ignore, &files, trust)
     });

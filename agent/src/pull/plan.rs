@@ -67,6 +67,8 @@ pub struct Files<'a> {
     pub operations: &'a Path,
     /// What is known of the files that stay.
     pub kept: &'a Path,
+    /// What is known of the files that go, or change.
+    pub taken: &'a Path,
     /// What is known of the files from before.
     pub stats: &'a Path,
     /// How many changes to show.
@@ -88,6 +90,7 @@ pub fn plan(
         ignore,
         stats: StatReader::open(if trust { files.stats } else { nowhere }),
         kept: StatWriter::create(files.kept)?,
+        taken: StatWriter::create(files.taken)?,
         looked: clock_now(),
         operations: OperationWriter::create(files.operations, None)?,
         counts: Counts::default(),
@@ -100,6 +103,7 @@ pub fn plan(
         None => planner.absent("")?,
     }
     planner.kept.finish()?;
+    planner.taken.finish()?;
     let operations = planner.operations.finish()?;
     Ok(Plan { counts: planner.counts, stage: planner.stage, shown: planner.shown, operations })
 }
@@ -111,6 +115,7 @@ struct Planner<'a> {
     ignore: &'a IgnoreRules,
     stats: StatReader,
     kept: StatWriter,
+    taken: StatWriter,
     looked: Mtime,
     operations: OperationWriter,
     counts: Counts,
@@ -318,17 +323,15 @@ impl Planner<'_> {
     ) -> Result<bool> {
         let stat = &found.stat;
         let cached = self.stats.find(path).filter(|cached| cached.is_unchanged(stat));
-        if stat.size != want.size {
-            return Ok(false);
-        }
         let sha256 = match cached {
             Some(cached) => cached.sha256,
+            None if stat.size != want.size => return Ok(false),
             None => hash_at(dir, &found.shown, path, stat)?.sha256,
         };
-        if sha256 == want.sha256 {
-            self.kept.push(path, stat, &sha256, self.looked)?;
-        }
-        Ok(sha256 == want.sha256)
+        let same = sha256 == want.sha256 && stat.size == want.size;
+        let known = if same { &mut self.kept } else { &mut self.taken };
+        known.push(path, stat, &sha256, self.looked)?;
+        Ok(same)
     }
 
     /// Plans a path that is there and not wanted.
@@ -374,6 +377,9 @@ impl Planner<'_> {
         if found.stat.kind != Kind::Directory {
             self.counts.deleted += 1;
             self.show('-', path);
+            if let Some(cached) = self.stats.find(path).filter(|cached| cached.is_unchanged(&found.stat)) {
+                self.taken.copy(&cached)?;
+            }
             return Ok(());
         }
         let below =

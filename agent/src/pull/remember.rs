@@ -34,18 +34,14 @@ pub(super) fn remember_current(target: &Target, manifest: &ManifestFile, staged:
         .map_err(AgentError::io("keeping the stat cache"))
 }
 
-/// Writes `previous/stats`: what was known and is no longer in place was taken out by the change, whose
-/// time is its change time now.
+/// Writes `previous/stats`: what the plan knew of the files that the change took out, with the change time that
+/// they have now.
 pub(super) fn remember_previous(target: &Target) -> Result<()> {
     let looked = clock_now();
     let Ok(root) = open_root(&target.file("previous/tree")) else { return Ok(()) };
     let mut dirs = DirStack::existing(root);
-    let mut kept = StatReader::open(&target.file("stats.kept"));
     let mut out = StatWriter::create(&target.file("previous/stats"))?;
-    for before in StatReader::open(&target.file("stats")) {
-        if kept.find(&before.path).is_some() {
-            continue;
-        }
+    for before in StatReader::open(&target.file("stats.taken")) {
         if let Some(stat) = look(&mut dirs, &before.path)
             && (stat.ino, stat.size, stat.mtime) == (before.stat.ino, before.stat.size, before.stat.mtime)
         {

@@ -10,10 +10,12 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use kkartifact_model::ChunkId;
-use kkartifact_model::manifest::{ChunkRef, Entry};
+use kkartifact_model::chunking::WHOLE_FILE;
+use kkartifact_model::manifest::{ChunkRef, Entry, FileNode};
 use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, statat};
 
 use crate::error::{AgentError, Result};
+use crate::hash::hash_at;
 use crate::manifest_file::ManifestFile;
 use crate::stat_cache::StatReader;
 use crate::tree::{DirStack, FileStat};
@@ -171,7 +173,13 @@ impl Previous {
         }
         let Ok((dir, name)) = self.dirs.parent_of(path) else { return false };
         let Ok(stat) = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
-        if !known.is_unchanged(&FileStat::from(&stat)) {
+        let stat = FileStat::from(&stat);
+        // Between the plan that knew the file and the change that took it out it may have been written. Small
+        // ones are read again: that costs nothing.
+        let read = |file: &FileNode| {
+            hash_at(dir, name, path, &stat).is_ok_and(|content| content.sha256 == file.sha256)
+        };
+        if !known.is_unchanged(&stat) || (file.size <= WHOLE_FILE && !read(file)) {
             return false;
         }
         let Ok((to, to_name)) = staging.parent_of(path) else { return false };

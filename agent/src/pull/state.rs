@@ -181,7 +181,7 @@ impl Target {
     /// Removes what a finished change leaves: what was downloaded before, and manifests that neither the version
     /// in place nor the one before needs.
     pub fn tidy(&self, state: &State) -> Result<()> {
-        for name in ["leftover", "operations", "stats.kept", "manifest.new"] {
+        for name in ["leftover", "operations", "stats.kept", "stats.taken", "manifest.new"] {
             self.remove(name)?;
         }
         let needed: Vec<_> = std::iter::once(&state.current)

@@ -14,6 +14,7 @@ use kkartifact_model::{AppName, ProjectName};
 use rustix::fs::FlockOperation;
 
 use super::scan::ScanFiles;
+use crate::config::Config;
 use crate::error::{AgentError, Kind, Result};
 use crate::manifest_file::ManifestFile;
 
@@ -44,15 +45,14 @@ const RUN: usize = 64 << 10;
 
 impl PushCache {
     /// The memory for this directory, app and server.
-    pub fn open(server: &str, project: &ProjectName, app: &AppName, source: &Path) -> Result<Self> {
+    pub fn open(config: &Config, project: &ProjectName, app: &AppName, source: &Path) -> Result<Self> {
         let source =
             source.canonicalize().map_err(AgentError::io(format!("opening {}", source.display())))?;
+        let server = &config.server_url;
         let key = format!("{server}\0{project}\0{app}\0{}", source.display());
         let name = blake3::hash(key.as_bytes()).to_hex()[..32].to_owned();
-        let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let base = base.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-        let (path, temporary) = match base {
-            Some(base) => (base.join("kkartifact").join("push").join(name), false),
+        let (path, temporary) = match &config.cache_dir {
+            Some(base) => (base.join("push").join(name), false),
             None => (std::env::temp_dir().join(format!("kkartifact-push-{}", uuid::Uuid::new_v4())), true),
         };
         fs::create_dir_all(&path).map_err(AgentError::io(format!("creating {}", path.display())))?;

@@ -120,7 +120,7 @@ pub async fn push(agent: &Agent, options: &PushOptions) -> Result<PushReport> {
     let started = Instant::now();
     let (project, app) = agent.config.app()?;
     let ignore = IgnoreRules::new(&agent.config.ignore)?;
-    let cache = PushCache::open(&agent.config.server_url, &project, &app, &options.path)?;
+    let cache = PushCache::open(&agent.config, &project, &app, &options.path)?;
     let root = open_root(&options.path)?;
 
     let step = agent.progress.step("scanning");

@@ -276,7 +276,9 @@ fn section<T: Default + for<'de> Deserialize<'de>>(
     figment.extract_inner(name).unwrap_or_else(|error| {
         mistakes.extend(error.into_iter().map(|error| {
             let place = error.metadata.as_ref().map(|m| format!(" (in {})", m.name)).unwrap_or_default();
-            format!("{}: {}{place}", error.path.join("."), error.kind)
+            // The section stands behind the key.
+            let key: Vec<_> = error.path.iter().filter(|part| *part != name).map(String::as_str).collect();
+            format!("{name}.{}: {}{place}", key.join("."), error.kind)
         }));
         T::default()
     })

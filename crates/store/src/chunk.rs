@@ -106,9 +106,7 @@ statements! {
     VERIFIED = "SELECT sha256 FROM verified_file WHERE list_digest = $1";
     ADD_VERIFIED = "INSERT INTO verified_file (list_digest, sha256) VALUES ($1, $2)
         ON CONFLICT (list_digest) DO NOTHING";
-}
-
-const LOCATE_POSTGRES: &str = concat!(
+    LOCATE_POSTGRES = concat!(
     "SELECT ",
     columns!(),
     ", TRUE AS own",
@@ -116,20 +114,21 @@ const LOCATE_POSTGRES: &str = concat!(
     "WHERE c.app_id = $1 AND c.digest = ANY($2)"
 );
 // One row a chunk, the app's own one first: a chunk may be known to many apps of a project.
-const LOCATE_IN_PROJECT_POSTGRES: &str = concat!(
+LOCATE_IN_PROJECT_POSTGRES = concat!(
     "SELECT DISTINCT ON (c.digest) ",
     columns!(),
     ", (c.app_id = $2) AS own",
     from_live!(),
     "WHERE k.project_id = $1 AND c.digest = ANY($3) ORDER BY c.digest, (c.app_id = $2) DESC"
 );
-const INSERT_POSTGRES: &str = concat!(
+INSERT_POSTGRES = concat!(
     insert!(),
     "SELECT u.digest, $1, u.pack_id, u.ordinal, u.pack_offset, u.stored_len, u.len, u.sha256
     FROM UNNEST($2::BYTEA[], $3::BIGINT[], $4::INTEGER[], $5::BIGINT[], $6::INTEGER[], $7::INTEGER[], $8::BYTEA[])
         AS u (digest, pack_id, ordinal, pack_offset, stored_len, len, sha256)
     ON CONFLICT (digest, app_id) DO NOTHING"
 );
+}
 
 /// A list of parameters from `?first` on.
 fn list(first: usize) -> String {

@@ -39,3 +39,27 @@ pub use token::{BindingRow, NewTokenRow, TokenRow};
 pub use tx::Tx;
 pub use upload::{NewUpload, UploadFileRow, UploadRow};
 pub use version::{NewVersion, PruneCandidate, VersionFilter, VersionRow};
+
+/// Every statement: module, name and text. For the test that prepares each on both databases.
+#[doc(hidden)]
+pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
+    let modules = [
+        ("app", app::STATEMENTS),
+        ("audit", audit::STATEMENTS),
+        ("channel", channel::STATEMENTS),
+        ("chunk", chunk::STATEMENTS),
+        ("event", event::STATEMENTS),
+        ("host", host::STATEMENTS),
+        ("job", job::STATEMENTS),
+        ("pack", pack::STATEMENTS),
+        ("project", project::STATEMENTS),
+        ("setting", setting::STATEMENTS),
+        ("token", token::STATEMENTS),
+        ("upload", upload::STATEMENTS),
+        ("version", version::STATEMENTS),
+    ];
+    let all = modules
+        .into_iter()
+        .flat_map(|(module, list)| list.iter().map(move |(name, sql)| (module, *name, *sql)));
+    all.collect()
+}

@@ -15,6 +15,7 @@ use crate::tx::{Tx, execute, fetch_all, fetch_one, fetch_optional, statements};
 /// An upload's row.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct UploadRow {
+    seq: i64,
     /// Names it.
     pub id: Uuid,
     /// Whose.
@@ -145,7 +146,7 @@ impl UploadFileRow {
 
 macro_rules! columns {
     () => {
-        "SELECT u.id, u.app_id, p.name AS project, a.name AS app, u.version_name, u.principal_id, u.principal_name,
+        "SELECT u.seq, u.id, u.app_id, p.name AS project, a.name AS app, u.version_name, u.principal_id, u.principal_name,
             u.state, u.tree_digest, u.base_version_id, u.manifest_root, u.git_commit, u.build_time, u.builder,
             u.agent_id, u.agent_host, u.version_id, u.created_at, u.expires_at
         FROM upload u JOIN app a ON a.id = u.app_id JOIN project p ON p.id = a.project_id "
@@ -158,9 +159,9 @@ statements! {
         VALUES ($1, $2, $3, $4, $5, 'open', $6, $7, $8, $9, $10, $11, $12, $13, $14)";
     FIND = concat!(columns!(), "WHERE u.id = $1 AND u.principal_id = $2");
     FIND_OPEN = concat!(columns!(), "WHERE u.app_id = $1 AND u.version_name = $2 AND u.principal_id = $3
-        AND u.state = 'open' AND u.expires_at > $4 ORDER BY u.created_at DESC LIMIT 1");
-    LIST = concat!(columns!(), "WHERE u.app_id = $1 AND u.state = 'open' AND u.created_at < $2
-        ORDER BY u.created_at DESC LIMIT $3 OFFSET $4");
+        AND u.state = 'open' AND u.expires_at > $4 ORDER BY u.seq DESC LIMIT 1");
+    LIST = concat!(columns!(), "WHERE u.app_id = $1 AND u.state = 'open' AND u.seq < $2
+        ORDER BY u.seq DESC LIMIT $3 OFFSET $4");
     COUNT = "SELECT COUNT(*) FROM upload WHERE app_id = $1 AND state = 'open'";
     SET_MANIFEST = "UPDATE upload SET manifest_root = $2, expires_at = $3 WHERE id = $1 AND state = 'open'";
     TOUCH = "UPDATE upload SET expires_at = $2 WHERE id = $1 AND state = 'open'";
@@ -228,9 +229,9 @@ impl Tx {
 
     /// The open uploads of an app, newest first.
     pub async fn list_uploads(&mut self, app: AppId, page: PageQuery) -> Result<Page<Upload>, StoreError> {
-        let rows = fetch_all!(self, UploadRow, LIST, app, page.after.time(), page.fetch(), page.skip())?;
+        let rows = fetch_all!(self, UploadRow, LIST, app, page.after.id, page.fetch(), page.skip())?;
         let (total,) = fetch_one!(self, (i64,), COUNT, app)?;
-        Ok(page.page(rows, total, |row| Cursor { at: row.created_at, id: 0 }, Upload::from))
+        Ok(page.page(rows, total, |row| Cursor { at: row.created_at, id: row.seq }, Upload::from))
     }
 
     /// Notes the manifest of an upload; false if the upload is no longer open.

@@ -19,7 +19,7 @@ use kkartifact_store::{NewVersion, Tx, UploadRow, VersionId, VersionPack};
 use uuid::Uuid;
 
 use super::init::exists;
-use super::manifest::ManifestStore;
+use super::manifest::{ManifestStore, not_announced};
 use super::session::{closed, find};
 use super::verify::{incomplete, verify};
 
@@ -73,6 +73,9 @@ async fn prepare(
         Some(id) => (id, resources.content.root(app.id, id).await?),
         None => manifest_of_files(resources, &upload, &app).await?,
     };
+    if let Some(announced) = upload.tree_digest().filter(|announced| *announced != root.tree_digest) {
+        return Err(not_announced(announced, root.tree_digest));
+    }
     let (worker, root_to_verify, app_id) = (resources.clone(), root.clone(), app.id);
     let packs = tokio::task::spawn_blocking(move || verify(&worker, app_id, root_id, &root_to_verify))
         .await
@@ -214,6 +217,9 @@ async fn entries_of_files(resources: &Resources, upload: Uuid) -> ApiResult<BTre
                 None => drop(absent.insert(file.path.to_string())),
             }
         }
+    }
+    if entries.is_empty() && absent.is_empty() {
+        return Err(ApiError::new(Code::UploadIncomplete, "neither a manifest nor a file has been sent"));
     }
     if !absent.is_empty() {
         let some: Vec<_> = absent.iter().take(10).map(String::as_str).collect();

@@ -15,7 +15,7 @@ use kkartifact_model::chunking::ChunkSizes;
 use kkartifact_model::manifest::diff::apply;
 use kkartifact_model::manifest::{Applied, Entry, Malformed, ManifestBuilder, ManifestRoot, Record, RefSet};
 use kkartifact_model::wire::{Compressor, STREAM_TYPE, StoredChunk};
-use kkartifact_model::{ChunkId, Code, failpoint};
+use kkartifact_model::{ChunkId, Code, TreeDigest, failpoint};
 use kkartifact_service::http::extract::Json;
 use kkartifact_service::http::stream::incoming;
 use kkartifact_service::routes::Route;
@@ -101,13 +101,16 @@ fn receive(
     }
     let (root_id, root) = store.finish()?;
     if let Some(announced) = upload.tree_digest().filter(|announced| *announced != root.tree_digest) {
-        return Err(ApiError::new(
-            Code::InvalidManifest,
-            format!("the manifest's tree digest is {}, but {announced} was announced", root.tree_digest),
-        ));
+        return Err(not_announced(announced, root.tree_digest));
     }
     let (missing, packs) = lookup.finish()?;
     Ok(Received { root_id, missing, packs })
+}
+
+/// The refusal of content that is not what `init` announced.
+pub(super) fn not_announced(announced: TreeDigest, found: TreeDigest) -> ApiError {
+    let message = format!("the content's tree digest is {found}, but {announced} was announced");
+    ApiError::new(Code::InvalidManifest, message)
 }
 
 /// The longest chunk list of a file within the limits.

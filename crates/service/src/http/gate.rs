@@ -6,6 +6,7 @@ use axum::response::{IntoResponse as _, Response};
 use kkartifact_model::{AppName, Code, ProjectName};
 
 use super::context::RequestContext;
+use super::drain::Draining;
 use crate::auth::{AuthorizedApp, AuthorizedProject};
 use crate::error::{ApiError, ApiResult};
 use crate::resources::Resources;
@@ -17,6 +18,7 @@ pub(crate) async fn admit(
     request: Request,
     next: Next,
 ) -> Response {
+    let request = request.map(Draining::around);
     let admitted = match prepare(&resources, route, request).await {
         Ok(request) => next.run(request),
         Err(error) => return error.into_response(),

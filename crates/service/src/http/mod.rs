@@ -2,6 +2,7 @@
 //! that refuse in our words.
 
 pub mod context;
+mod drain;
 pub mod extract;
 pub(crate) mod gate;
 mod observe;

@@ -1,0 +1,365 @@
+//! The store's questions and answers, the same on both databases.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use chrono::{DateTime, TimeDelta, Utc};
+use kkartifact_model::api::channel::MoveAction;
+use kkartifact_model::api::upload::UploadState;
+use kkartifact_model::api::version::{BuildInfo, VersionState};
+use kkartifact_model::event::EventKind;
+use kkartifact_model::job::Job;
+use kkartifact_model::token::TokenText;
+use kkartifact_model::{ChunkId, FileDigest, ManifestDigest, Permissions, TreeDigest, VersionRef};
+use kkartifact_store::{
+    Actor, AppRow, Database, JobState, NewAudit, NewChunk, NewEvent, NewPack, NewTokenRow, NewUpload,
+    NewVersion, Outcome, PageQuery, PrincipalId, StoreError, Tx, VersionFilter, VersionId, VersionPack,
+};
+use kkartifact_testkit::{TestDatabase, on_both_databases};
+use uuid::Uuid;
+
+fn now() -> DateTime<Utc> {
+    "2026-01-02T03:04:05.000006Z".parse().unwrap()
+}
+
+/// A project `shop`, an app `web`, and a token that may do everything.
+async fn with_app(database: &Database) -> (AppRow, PrincipalId) {
+    let mut tx = database.begin().await.unwrap();
+    let project = tx.insert_project(&"shop".parse().unwrap(), "", now()).await.unwrap().unwrap();
+    assert!(tx.insert_app(project.id, &"web".parse().unwrap(), "", now()).await.unwrap());
+    let app = tx.find_app(&"shop".parse().unwrap(), &"web".parse().unwrap()).await.unwrap().unwrap();
+    let principal = token(&mut tx, 1, &[(None, None)]).await;
+    tx.commit().await.unwrap();
+    (app, principal)
+}
+
+async fn token(
+    tx: &mut Tx,
+    seed: u8,
+    scopes: &[(Option<kkartifact_store::ProjectId>, Option<kkartifact_store::AppId>)],
+) -> PrincipalId {
+    let text = TokenText::from_random([seed; 10], [seed; 20]);
+    let row = NewTokenRow {
+        name: "t",
+        token_id: text.id(),
+        secret_hash: "hash",
+        owner: None,
+        expires_at: Some(now() + TimeDelta::hours(1)),
+        permissions: Permissions::ALL,
+        scopes,
+    };
+    tx.insert_token(&row, now()).await.unwrap()
+}
+
+fn version(app: &AppRow, name: &str, principal: PrincipalId) -> NewVersion {
+    let digest = *ChunkId::of(name.as_bytes()).as_bytes();
+    NewVersion {
+        app_id: app.id,
+        name: name.parse().unwrap(),
+        tree_digest: TreeDigest::from_bytes(digest),
+        manifest_digest: ManifestDigest::from_bytes(digest),
+        manifest_root: ChunkId::from_bytes(digest),
+        meta_digest: ChunkId::from_bytes(digest),
+        entry_count: 3,
+        file_count: 2,
+        bytes: 1 << 40,
+        build: BuildInfo { git_commit: Some(format!("commit-{name}")), ..BuildInfo::default() },
+        created_by: principal,
+        created_by_name: "t".into(),
+    }
+}
+
+async fn what_is_not_committed_never_happened(database: TestDatabase) {
+    let database = database.open().await;
+    let mut tx = database.begin().await.unwrap();
+    tx.insert_project(&"p".parse().unwrap(), "", now()).await.unwrap().unwrap();
+    drop(tx);
+    let mut tx = database.read().await.unwrap();
+    assert!(tx.find_project(&"p".parse().unwrap()).await.unwrap().is_none());
+}
+
+async fn names_are_given_out_once(database: TestDatabase) {
+    let database = database.open().await;
+    let (app, principal) = with_app(&database).await;
+    let mut tx = database.begin().await.unwrap();
+    assert!(tx.insert_project(&"shop".parse().unwrap(), "", now()).await.unwrap().is_none());
+    assert!(!tx.insert_app(app.project_id, &app.name, "", now()).await.unwrap());
+    tx.insert_version(&version(&app, "v1", principal), now()).await.unwrap();
+    let taken = tx.insert_version(&version(&app, "v1", principal), now()).await;
+    assert!(matches!(taken, Err(StoreError::Conflict)));
+}
+
+async fn lists_are_paged_by_cursor_without_skipping_or_repeating(database: TestDatabase) {
+    let database = database.open().await;
+    let (app, principal) = with_app(&database).await;
+    let mut tx = database.begin().await.unwrap();
+    for i in 0..25i64 {
+        // Some share their time: the id decides.
+        let at = now() + TimeDelta::milliseconds(i / 3);
+        tx.insert_version(&version(&app, &format!("v{i}"), principal), at).await.unwrap();
+    }
+    let (mut seen, mut page) = (Vec::new(), PageQuery::first(10));
+    loop {
+        let found = tx.list_versions(&app, &VersionFilter::default(), page).await.unwrap();
+        assert_eq!(found.total, 25 + seen.len() as u64 / 10);
+        seen.extend(found.items.into_iter().map(|version| version.version.to_string()));
+        let Some(cursor) = found.next_cursor else { break };
+        assert!(found.has_more);
+        page.after = kkartifact_store::Cursor::decode(&cursor).unwrap();
+        // Something new at the top of the list moves nothing below.
+        let name = format!("new{}", seen.len());
+        tx.insert_version(&version(&app, &name, principal), now() + TimeDelta::hours(1)).await.unwrap();
+    }
+    let expected: Vec<_> = (0..25).rev().map(|i| format!("v{i}")).collect();
+    assert_eq!(seen, expected);
+
+    let filter = VersionFilter { git_commit: Some("commit-v7".into()), ..VersionFilter::default() };
+    let found = tx.list_versions(&app, &filter, PageQuery::default()).await.unwrap();
+    assert_eq!((found.items.len(), found.total), (1, 1));
+    let filter = VersionFilter { tree_digest: Some(found.items[0].tree_digest), ..VersionFilter::default() };
+    assert_eq!(tx.list_versions(&app, &filter, PageQuery::default()).await.unwrap().total, 1);
+    let skipped = PageQuery { offset: 24, ..PageQuery::first(10) };
+    assert_eq!(tx.list_versions(&app, &VersionFilter::default(), skipped).await.unwrap().items.len(), 3);
+}
+
+async fn lists_show_only_what_the_principal_is_bound_to(database: TestDatabase) {
+    let database = database.open().await;
+    let (app, admin) = with_app(&database).await;
+    let mut tx = database.begin().await.unwrap();
+    tx.insert_app(app.project_id, &"api".parse().unwrap(), "", now()).await.unwrap();
+    let other = tx.insert_project(&"other".parse().unwrap(), "", now()).await.unwrap().unwrap();
+    let one_app = token(&mut tx, 2, &[(Some(app.project_id), Some(app.id))]).await;
+    let one_project = token(&mut tx, 3, &[(Some(other.id), None)]).await;
+    for (who, projects, apps) in [(admin, 2, 2), (one_app, 1, 1), (one_project, 1, 0)] {
+        assert_eq!(tx.list_projects(who, PageQuery::default()).await.unwrap().total, projects);
+        assert_eq!(tx.list_apps(who, app.project_id, PageQuery::default()).await.unwrap().items.len(), apps);
+    }
+}
+
+async fn chunks_are_found_per_app_and_only_with_their_pack(database: TestDatabase) {
+    let database = database.open().await;
+    let (app, _) = with_app(&database).await;
+    let mut tx = database.begin().await.unwrap();
+    tx.insert_app(app.project_id, &"api".parse().unwrap(), "", now()).await.unwrap();
+    let other = tx.find_app(&"shop".parse().unwrap(), &"api".parse().unwrap()).await.unwrap().unwrap();
+    let element = tx.default_element(now()).await.unwrap();
+    // More than one batch, and not a multiple of one.
+    let ids: Vec<_> = (0..1234u32).map(|i| ChunkId::of(&i.to_le_bytes())).collect();
+    let chunk = |(i, id): (u64, &ChunkId)| NewChunk {
+        id: *id,
+        offset: i * 10,
+        stored_len: 10,
+        len: 20,
+        sha256: i.is_multiple_of(2).then(|| FileDigest::of(id.as_bytes())),
+    };
+    let chunks: Vec<_> = (0..).zip(&ids).map(chunk).collect();
+    let key = Uuid::new_v4();
+    let new = NewPack { key, element, project: app.project_id, app: app.id, size: 1 << 33, chunks: &chunks };
+    let pack = tx.insert_pack(&new, now()).await.unwrap();
+    assert_eq!(tx.insert_pack(&new, now()).await.unwrap(), pack, "recording a pack twice changes nothing");
+
+    let mut asked = ids.clone();
+    asked.push(ChunkId::of(b"nobody has this"));
+    let found = tx.locate_chunks(app.id, &asked).await.unwrap();
+    assert_eq!(found.len(), ids.len());
+    let at = found[&ids[1001]];
+    assert_eq!((at.pack, at.ordinal, at.offset, at.stored_len, at.len), (key, 1001, 10_010, 10, 20));
+    assert_eq!((at.sha256, found[&ids[2]].sha256), (None, Some(FileDigest::of(ids[2].as_bytes()))));
+
+    assert!(tx.locate_chunks(other.id, &asked).await.unwrap().is_empty(), "another app has nothing");
+    let shared = tx.locate_chunks_in_project(app.project_id, other.id, &ids[..3]).await.unwrap();
+    assert!(shared.len() == 3 && shared.values().all(|at| !at.own));
+    tx.link_chunks(other.id, &shared.into_iter().collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(tx.locate_chunks(other.id, &asked).await.unwrap().len(), 3);
+    let mixed = tx.locate_chunks_in_project(app.project_id, other.id, &ids[..5]).await.unwrap();
+    assert_eq!(mixed.values().filter(|at| at.own).count(), 3);
+    assert_eq!(mixed.len(), 5);
+    assert!(tx.lock_packs(&[pack]).await.unwrap().is_empty());
+}
+
+async fn channels_move_with_history_and_roll_back_one_by_one(database: TestDatabase) {
+    let database = database.open().await;
+    let (app, principal) = with_app(&database).await;
+    let mut tx = database.begin().await.unwrap();
+    let actor = Actor { id: Some(principal), ..Actor::system("t") };
+    let stable = "stable".parse().unwrap();
+    let mut ids: Vec<VersionId> = Vec::new();
+    for name in ["v1", "v2", "v3"] {
+        ids.push(tx.insert_version(&version(&app, name, principal), now()).await.unwrap());
+    }
+    for id in &ids {
+        tx.move_channel(app.id, &stable, *id, MoveAction::Promote, &actor, now()).await.unwrap();
+    }
+    let channel = tx.find_channel(app.id, &stable).await.unwrap().unwrap();
+    assert_eq!(
+        (channel.version_id, channel.previous_version_id, channel.revision),
+        (ids[2], Some(ids[1]), 3)
+    );
+    assert_eq!(tx.rollback_target(&channel).await.unwrap(), Some(ids[1]));
+    let back = tx.move_channel(app.id, &stable, ids[1], MoveAction::Rollback, &actor, now()).await.unwrap();
+    assert_eq!(tx.rollback_target(&back).await.unwrap(), Some(ids[0]), "twice back is two versions back");
+    let first = tx.move_channel(app.id, &stable, ids[0], MoveAction::Rollback, &actor, now()).await.unwrap();
+    assert_eq!(tx.rollback_target(&first).await.unwrap(), None);
+    let moves = tx.channel_moves(channel.id, i64::MAX, 10).await.unwrap();
+    let names: Vec<_> = moves.iter().map(|m| m.version.to_string()).collect();
+    assert_eq!(names, ["v1", "v2", "v3", "v2", "v1"]);
+    let by_channel = tx.find_version(app.id, &VersionRef::Channel(stable)).await.unwrap().unwrap();
+    assert_eq!(by_channel.id, ids[0]);
+    // What is deleted is not gone back to.
+    tx.set_version_state(ids[1], VersionState::Deleted, Some(now())).await.unwrap();
+    let again =
+        tx.move_channel(app.id, &"stable".parse().unwrap(), ids[2], MoveAction::Promote, &actor, now()).await;
+    assert_eq!(tx.rollback_target(&again.unwrap()).await.unwrap(), Some(ids[0]));
+}
+
+async fn uploads_belong_to_their_principal_and_close_once(database: TestDatabase) {
+    let database = database.open().await;
+    let (app, principal) = with_app(&database).await;
+    let mut tx = database.begin().await.unwrap();
+    let stranger = token(&mut tx, 9, &[(None, None)]).await;
+    let (id, name) = (Uuid::new_v4(), "v1".parse().unwrap());
+    let expires_at = now() + TimeDelta::hours(1);
+    let new = NewUpload {
+        id,
+        app: app.id,
+        version: &name,
+        principal,
+        principal_name: "t",
+        tree_digest: Some(TreeDigest::from_bytes([7; 32])),
+        base: None,
+        build: &BuildInfo::default(),
+        agent: None,
+        expires_at,
+    };
+    tx.insert_upload(&new, now()).await.unwrap();
+    assert!(tx.find_upload(id, stranger).await.unwrap().is_none());
+    let row = tx.find_upload(id, principal).await.unwrap().unwrap();
+    assert!(row.is_open(now()) && !row.is_open(expires_at));
+    assert_eq!(row.tree_digest(), Some(TreeDigest::from_bytes([7; 32])));
+    let root = ChunkId::of(b"root");
+    assert!(tx.set_upload_manifest(id, &root, expires_at).await.unwrap());
+    assert_eq!(tx.find_upload(id, principal).await.unwrap().unwrap().manifest_root(), Some(root));
+    assert!(tx.expired_uploads(now(), 10).await.unwrap().is_empty());
+    assert_eq!(tx.expired_uploads(expires_at, 10).await.unwrap(), [id]);
+    assert!(tx.close_upload(id, UploadState::Aborted, None).await.unwrap());
+    assert!(!tx.close_upload(id, UploadState::Finished, None).await.unwrap());
+    assert!(!tx.touch_upload(id, expires_at).await.unwrap());
+}
+
+async fn a_job_is_claimed_once_and_only_its_claim_may_finish_it(database: TestDatabase) {
+    let database = database.open().await;
+    let mut tx = database.begin().await.unwrap();
+    let job = Job::SweepUploads {};
+    tx.insert_job(&job, Some("sweep"), None, now(), now()).await.unwrap();
+    tx.insert_job(&job, Some("sweep"), None, now(), now()).await.unwrap();
+    let due = tx.due_jobs(now(), 10).await.unwrap();
+    assert_eq!(due.len(), 1, "one queued job per key");
+    assert!(tx.due_jobs(now() - TimeDelta::seconds(1), 10).await.unwrap().is_empty());
+
+    let lease = TimeDelta::minutes(1);
+    let first = tx.claim_job(due[0], "one", lease, now()).await.unwrap().unwrap();
+    assert!(tx.claim_job(due[0], "two", lease, now()).await.unwrap().is_none());
+    // The lease ends: somebody else takes over, and the first may no longer say how it ended.
+    let later = now() + TimeDelta::minutes(2);
+    assert_eq!(tx.due_jobs(later, 10).await.unwrap(), due);
+    let second = tx.claim_job(due[0], "two", lease, later).await.unwrap().unwrap();
+    assert_eq!((first.attempt, second.attempt), (1, 2));
+    assert!(!tx.finish_job(&first, JobState::Succeeded, None, later, later).await.unwrap());
+    assert!(tx.finish_job(&second, JobState::Succeeded, None, later, later).await.unwrap());
+    assert_eq!(tx.count_jobs(JobState::Succeeded).await.unwrap(), 1);
+}
+
+async fn events_are_numbered_per_app_and_audit_rows_keep_names(database: TestDatabase) {
+    let database = database.open().await;
+    let (app, principal) = with_app(&database).await;
+    let mut tx = database.begin().await.unwrap();
+    for expected in 1..=3 {
+        tx.lock_app(app.id).await.unwrap();
+        let event =
+            NewEvent { kind: EventKind::Push, app: app.id, payload: serde_json::json!({ "n": expected }) };
+        assert_eq!(tx.insert_event(&event, now()).await.unwrap(), expected);
+    }
+    let actor = Actor { id: Some(principal), address: Some("127.0.0.1".into()), ..Actor::system("t") };
+    let row = NewAudit { action: "x", project: Some("shop"), host: Some("h"), ..NewAudit::default() };
+    tx.audit(&actor, Outcome::Refused, &row, now()).await.unwrap();
+    let rows = tx.latest_audit(10).await.unwrap();
+    assert_eq!((rows[0].action.as_str(), rows[0].outcome.as_str(), rows[0].at), ("x", "refused", now()));
+    assert_eq!((rows[0].project.as_deref(), rows[0].host.as_deref()), (Some("shop"), Some("h")));
+}
+
+async fn old_versions_are_prunable_unless_something_relies_on_them(database: TestDatabase) {
+    let database = database.open().await;
+    let (app, principal) = with_app(&database).await;
+    let mut tx = database.begin().await.unwrap();
+    let actor = Actor { id: Some(principal), ..Actor::system("t") };
+    let mut ids = Vec::new();
+    for i in 0..6 {
+        let new = version(&app, &format!("v{i}"), principal);
+        ids.push(tx.insert_version(&new, now() + TimeDelta::seconds(i)).await.unwrap());
+    }
+    for id in [ids[0], ids[1]] {
+        tx.move_channel(app.id, &"stable".parse().unwrap(), id, MoveAction::Promote, &actor, now())
+            .await
+            .unwrap();
+    }
+    tx.record_deployment("agent", "host", app.id, "/srv", ids[2], now()).await.unwrap();
+    let found = tx.versions_beyond(app.id, 2, 100).await.unwrap();
+    let shown: Vec<_> = found.iter().map(|v| (v.name.to_string(), v.protected)).collect();
+    let expected = [("v3", false), ("v2", true), ("v1", true), ("v0", true)];
+    assert_eq!(shown, expected.map(|(name, protected)| (name.to_owned(), protected)));
+}
+
+async fn settings_are_set_added_and_taken(database: TestDatabase) {
+    let database = database.open().await;
+    let mut tx = database.begin().await.unwrap();
+    let value = serde_json::json!({ "keep": 5 });
+    assert!(tx.add_setting("retention", &value, now()).await.unwrap());
+    assert!(!tx.add_setting("retention", &serde_json::json!(0), now()).await.unwrap());
+    assert_eq!(tx.setting("retention").await.unwrap(), Some(value));
+    tx.put_setting("retention", &serde_json::json!(7), now()).await.unwrap();
+    assert_eq!(tx.setting("retention").await.unwrap(), Some(serde_json::json!(7)));
+    assert!(tx.take_setting("retention").await.unwrap());
+    assert!(!tx.take_setting("retention").await.unwrap(), "taken once");
+}
+
+async fn files_found_to_have_a_digest_are_remembered(database: TestDatabase) {
+    let database = database.open().await;
+    let mut tx = database.begin().await.unwrap();
+    let (list, digest) = ([3; 32], FileDigest::of(b"content"));
+    assert!(!tx.is_verified_file(&list, &digest).await.unwrap());
+    tx.add_verified_file(&list, &digest).await.unwrap();
+    tx.add_verified_file(&list, &FileDigest::of(b"other")).await.unwrap();
+    assert!(tx.is_verified_file(&list, &digest).await.unwrap(), "the first finding stands");
+    assert!(!tx.is_verified_file(&list, &FileDigest::of(b"other")).await.unwrap());
+}
+
+async fn what_a_version_needs_of_packs_is_recorded(database: TestDatabase) {
+    let database = database.open().await;
+    let (app, principal) = with_app(&database).await;
+    let mut tx = database.begin().await.unwrap();
+    let element = tx.default_element(now()).await.unwrap();
+    let key = Uuid::new_v4();
+    let new = NewPack { key, element, project: app.project_id, app: app.id, size: 9, chunks: &[] };
+    let pack = tx.insert_pack(&new, now()).await.unwrap();
+    let id = tx.insert_version(&version(&app, "v1", principal), now()).await.unwrap();
+    let needs = [VersionPack { pack, chunks: vec![0b101] }];
+    tx.insert_version_packs(id, &needs).await.unwrap();
+    tx.insert_version_packs(id, &needs).await.unwrap();
+    assert_eq!(tx.find_pack(key).await.unwrap().unwrap().size, 9);
+    assert_eq!(tx.list_packs(kkartifact_store::PackId(0), 10).await.unwrap().len(), 1);
+}
+
+on_both_databases! {
+    what_is_not_committed_never_happened,
+    names_are_given_out_once,
+    lists_are_paged_by_cursor_without_skipping_or_repeating,
+    lists_show_only_what_the_principal_is_bound_to,
+    chunks_are_found_per_app_and_only_with_their_pack,
+    channels_move_with_history_and_roll_back_one_by_one,
+    uploads_belong_to_their_principal_and_close_once,
+    a_job_is_claimed_once_and_only_its_claim_may_finish_it,
+    events_are_numbered_per_app_and_audit_rows_keep_names,
+    old_versions_are_prunable_unless_something_relies_on_them,
+    settings_are_set_added_and_taken,
+    files_found_to_have_a_digest_are_remembered,
+    what_a_version_needs_of_packs_is_recorded,
+}

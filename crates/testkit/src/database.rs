@@ -1,0 +1,72 @@
+//! A database of a test's own.
+
+use std::path::PathBuf;
+
+use kkartifact_store::{Database, DatabaseConfig};
+use sqlx::Connection as _;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// Where the test script's PostgreSQL listens: `postgres://user@host:port`.
+const POSTGRES: &str = "KKARTIFACT_TEST_POSTGRES";
+
+/// A database of a test's own: a file, or a database of the PostgreSQL server that the test script started.
+#[derive(Debug)]
+pub struct TestDatabase {
+    config: DatabaseConfig,
+    _dir: Option<TempDir>,
+}
+
+impl TestDatabase {
+    /// An empty SQLite file.
+    #[expect(clippy::unused_async, reason = "called like its sibling")]
+    pub async fn sqlite() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = DatabaseConfig::Sqlite { path: dir.path().join("test.db") };
+        Self { config, _dir: Some(dir) }
+    }
+
+    /// An empty PostgreSQL database. Fails, and does not skip, if there is no server.
+    pub async fn postgres() -> Self {
+        let server = std::env::var(POSTGRES).unwrap_or_else(|_| {
+            panic!("{POSTGRES} is not set; 'make test' starts a PostgreSQL, or see scripts/with-postgres.sh")
+        });
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        let mut admin = sqlx::PgConnection::connect(&format!("{server}/postgres")).await.unwrap();
+        let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
+        sqlx::raw_sql(create).execute(&mut admin).await.unwrap();
+        admin.close().await.unwrap();
+        Self {
+            config: DatabaseConfig::Postgres { url: format!("{server}/{name}"), max_connections: 8 },
+            _dir: None,
+        }
+    }
+
+    /// How to connect.
+    pub fn config(&self) -> &DatabaseConfig {
+        &self.config
+    }
+
+    /// A connection with the schema in place.
+    pub async fn open(&self) -> Database {
+        let database = Database::connect(&self.config).await.unwrap();
+        database.migrate().await.unwrap();
+        database
+    }
+
+    /// The URL for a server's configuration; `None` for SQLite.
+    pub(crate) fn url(&self) -> Option<String> {
+        match &self.config {
+            DatabaseConfig::Postgres { url, .. } => Some(url.clone()),
+            DatabaseConfig::Sqlite { .. } => None,
+        }
+    }
+
+    /// The file, for SQLite.
+    pub fn file(&self) -> Option<PathBuf> {
+        match &self.config {
+            DatabaseConfig::Sqlite { path } => Some(path.clone()),
+            DatabaseConfig::Postgres { .. } => None,
+        }
+    }
+}
