@@ -42,7 +42,11 @@ pub(super) async fn manifest(
     let mut patience = Patience::default();
     loop {
         match once(agent, target, &path, base.clone()).await {
-            Ok(manifest) => return keep(target, &manifest, version),
+            Ok(manifest) => match keep(target, &manifest, version) {
+                // The same content may be cut into chunks in another way: then changes don't tell it.
+                Err(_) if base.is_some() => base = None,
+                kept => return kept,
+            },
             Err(attempt) if base.is_some() && is_base_refused(&attempt) => base = None,
             Err(attempt) => patience.wait(attempt).await?,
         }

@@ -87,8 +87,8 @@ digest_type!(
     TreeDigest, "tree digest"
 );
 digest_type!(
-    /// BLAKE3 over a manifest's entries with everything in them (times and chunks too): what two sides must
-    /// share before one may send the other a delta.
+    /// BLAKE3 over a manifest's entries with their chunks, but without times: what two sides must share before
+    /// one may tell the other a manifest by changes.
     ManifestDigest, "manifest digest"
 );
 digest_type!(

@@ -11,6 +11,7 @@
 
 mod agent;
 mod database;
+pub mod process;
 mod server;
 pub mod tree;
 

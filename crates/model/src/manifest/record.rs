@@ -57,9 +57,15 @@ pub struct RecordWriter {
     out: Vec<u8>,
     previous: String,
     seconds: i64,
+    without_times: bool,
 }
 
 impl RecordWriter {
+    /// A writer that leaves modification times out.
+    pub fn without_times() -> Self {
+        Self { without_times: true, ..Self::default() }
+    }
+
     /// Bytes written since the last [`Self::take`].
     pub fn len(&self) -> usize {
         self.out.len()
@@ -134,11 +140,12 @@ impl RecordWriter {
             (None, 1) => ONE_CHUNK,
             (None, _) => CHUNK_LIST,
         };
-        self.out.push(FILE | mode | file.mtime.map_or(0, |_| HAS_TIME) | chunks);
+        let mtime = file.mtime.filter(|_| !self.without_times);
+        self.out.push(FILE | mode | mtime.map_or(0, |_| HAS_TIME) | chunks);
         if mode == 0 {
             put(&mut self.out, file.mode.bits().into());
         }
-        if let Some(mtime) = file.mtime {
+        if let Some(mtime) = mtime {
             put_signed(&mut self.out, mtime.secs.wrapping_sub(self.seconds));
             put(&mut self.out, mtime.nanos.into());
             self.seconds = mtime.secs;

@@ -17,7 +17,7 @@ pub struct ManifestRoot {
     pub bytes: u64,
     /// What makes the content the same.
     pub tree_digest: TreeDigest,
-    /// What makes the manifest the same, times and chunks included.
+    /// What makes the manifest the same, chunks included.
     pub manifest_digest: ManifestDigest,
 }
 
