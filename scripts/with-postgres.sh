@@ -17,19 +17,19 @@ if [ ! -x "$bin/initdb" ]; then
 fi
 
 dir=$(mktemp -d)
-run=()
+as_user=()
 if [ "$(id -u)" = 0 ]; then
     # PostgreSQL refuses to run as root.
     user=postgres
     id "$user" >/dev/null 2>&1 || user=nobody
     chown "$user" "$dir"
-    run=(setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups)
+    as_user=(setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups)
 fi
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 
+server=
 stop() {
     trap - EXIT
-    if [ -n "${server:-}" ]; then
+    if [ -n "$server" ]; then
         kill -QUIT "$server" 2>/dev/null || true
         wait "$server" 2>/dev/null || true
     fi
@@ -39,19 +39,28 @@ trap stop EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-cd "$dir"
-"${run[@]}" "$bin/initdb" -D "$dir/data" -U kkartifact -A trust -E UTF8 --no-locale --no-sync >"$dir/initdb.log" 2>&1 ||
-    { cat "$dir/initdb.log" >&2; exit 1; }
-cd - >/dev/null
-# Nothing here has to survive a power cut, and many tests connect at the same time. The server dies with this script.
-"${run[@]}" setpriv --pdeathsig QUIT "$bin/postgres" -D "$dir/data" -p "$port" -k "$dir" \
-    -c listen_addresses=127.0.0.1 -c max_connections=300 -c fsync=off -c full_page_writes=off \
-    -c synchronous_commit=off -c shared_buffers=128MB >"$dir/log" 2>&1 &
-server=$!
-for _ in $(seq 200); do
-    "$bin/pg_isready" -q -h 127.0.0.1 -p "$port" && break
-    kill -0 "$server" 2>/dev/null || { cat "$dir/log" >&2; exit 1; }
-    sleep 0.1
+(cd "$dir" && "${as_user[@]}" "$bin/initdb" -D "$dir/data" -U kkartifact -A trust -E UTF8 --no-locale --no-sync) \
+    >"$dir/initdb.log" 2>&1 || { cat "$dir/initdb.log" >&2; exit 1; }
+
+# Nothing here has to survive a power cut, and many tests connect at the same time. Should this script be killed,
+# the server dies with it.
+start() {
+    "${as_user[@]}" setpriv --pdeathsig QUIT "$bin/postgres" -D "$dir/data" -p "$1" -k "$dir" \
+        -c listen_addresses=127.0.0.1 -c max_connections=300 -c fsync=off -c full_page_writes=off \
+        -c synchronous_commit=off -c shared_buffers=128MB >"$dir/log" 2>&1 &
+    server=$!
+    while kill -0 "$server" 2>/dev/null; do
+        "$bin/pg_isready" -q -h 127.0.0.1 -p "$1" && return 0
+        sleep 0.1
+    done
+    return 1
+}
+
+for attempt in 1 2 3 4 5; do
+    port=$((20000 + RANDOM % 20000))
+    start "$port" && break
+    # The port was taken.
+    if [ "$attempt" = 5 ]; then cat "$dir/log" >&2; exit 1; fi
 done
 
 export KKARTIFACT_TEST_POSTGRES="postgres://kkartifact@127.0.0.1:$port"

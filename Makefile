@@ -1,0 +1,66 @@
+# The one entry point. `make run` and `make test` are all that a newcomer needs.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+
+.PHONY: release
+release:
+	@scripts/need.sh build
+	cargo build --release
+
+.PHONY: run
+run: release ## Build, show the main job on a real tree, keep serving
+	scripts/demo.sh --keep-serving
+
+.PHONY: demo
+demo: release ## The same, checked at every step, then stop
+	scripts/demo.sh
+
+.PHONY: test
+test: ## All tests, on SQLite and PostgreSQL
+	@scripts/need.sh build test
+	cargo build --workspace
+	scripts/with-postgres.sh cargo nextest run --workspace
+
+.PHONY: check
+check: ## The fast pass: format, lints, licences, unused dependencies, generated files
+	@scripts/need.sh build check
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo deny --offline check bans licenses sources
+	cargo machete
+	scripts/generate.sh --check
+
+.PHONY: generate
+generate: ## Make generated files anew
+	scripts/generate.sh
+
+.PHONY: roundtrip
+roundtrip: release ## Push and pull any directory and compare: make roundtrip SRC=DIR
+	scripts/roundtrip.sh "$(SRC)"
+
+.PHONY: chaos-push
+chaos-push: ## kill -9 at every durable step and at 50 random moments: ROUNDS=50 SEED=n
+	@scripts/need.sh build test
+	cargo build --workspace
+	KKARTIFACT_CHAOS_ROUNDS=$(or $(ROUNDS),50) $(if $(SEED),KKARTIFACT_CHAOS_SEED=$(SEED)) \
+		scripts/with-postgres.sh cargo nextest run -p kkartifact --test chaos --profile chaos --no-capture
+
+.PHONY: memory
+memory: release ## Peak memory with a 4 GiB file and with a million entries
+	@scripts/need.sh bench
+	benches/memory.py
+
+.PHONY: bench-quick
+bench-quick: release ## A scaled-down benchmark beside rsync
+	@scripts/need.sh bench
+	benches/bench.py --scale 0.25 --runs 3 --output docs/benchmarks.md
+
+.PHONY: bench
+bench: release ## The whole benchmark beside rsync
+	@scripts/need.sh bench
+	benches/bench.py --scale 1 --runs 5 --output docs/benchmarks.md
