@@ -31,7 +31,7 @@ check: ## The fast pass: format, lints, licences, unused dependencies, generated
 	@scripts/need.sh build check
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	cargo deny --offline check bans licenses sources
+	cargo deny check bans licenses sources
 	cargo machete
 	scripts/generate.sh --check
 

@@ -90,6 +90,16 @@ class Lab:
         stats = json.loads(text)[0]["stats64"]
         return stats["tx"]["bytes"], stats["rx"]["bytes"]
 
+    def wait_for_port(self, port):
+        """Until something on the server host listens."""
+        for _ in range(500):
+            probe = subprocess.run(["bash", "-c", f"exec 3<>/dev/tcp/{self.server_address}/{port}"],
+                                   preexec_fn=self._enter(0), stderr=subprocess.DEVNULL, check=False)
+            if probe.returncode == 0:
+                return
+            time.sleep(0.02)
+        raise SystemExit(f"nothing listens on port {port}")
+
     def serve(self, command, env=None, log="log"):
         """Starts something on the server host."""
         out = open(self.dir / log, "ab")
@@ -158,12 +168,18 @@ class Server:
         return 0
 
     def cpu(self):
-        """Seconds of processor time that the server has taken."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return tree_cpu(self.process.pid)
 
-    def log(self):
-        return (self.lab.dir / "server.log").read_text()
+    def stop(self):
+        self.lab.started.remove(self.process)
+        self.process.terminate()
+        self.process.wait(20)
+
+
+def tree_cpu(pid):
+    """Seconds of processor time that a process and its finished children have taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def megabytes(count):

@@ -41,8 +41,17 @@ start() {
 
 step() { printf '\n\033[1m%s\033[0m\n' "$*" | if [ -t 1 ]; then cat; else sed 's/\x1b\[[0-9;]*m//g'; fi; }
 agent() {
-    echo "\$ kkartifact-agent $*"
+    echo "\$ kkartifact-agent $*" | sed "s: --json$::; s:$work/::g"
     "$bin/kkartifact-agent" "$@" 2>>"$work/agent.log" || { cat "$work/agent.log" >&2; exit 1; }
+}
+# The same, and what it says of itself kept in a file.
+measured() {
+    local file=$work/$1
+    shift
+    agent "$@" --json >"$file.out"
+    sed -n 1p "$file.out"
+    sed 1d "$file.out" >"$file"
+    printf '  %s, %s bytes sent, %s received\n' "$(field outcome <"$file")" "$(field bytes_sent <"$file")" "$(field bytes_received <"$file")"
 }
 field() { sed -nE "s/.*\"$1\":\"?([^\",}]*)\"?.*/\1/p"; }
 
@@ -89,8 +98,8 @@ config=(--config "$work/.kkartifact.yml")
 host=$work/host/app
 
 step "Push v1, and pull it on a host"
-agent push --path "$build" --version v1 --json >"$work/push-v1"
-agent pull --path "$host" --version v1 "${config[@]}" --json >"$work/pull-v1"
+measured push-v1 push --path "$build" --version v1
+measured pull-v1 pull --path "$host" --version v1 "${config[@]}"
 same "$work/v1" "$host"
 
 step "The next build: an edit in a program, a file changed, one new, one gone, a mode, a link"
@@ -103,11 +112,11 @@ ln -sfn kkartifact-agent "$build/bin/kk"
 cp -a "$build" "$work/v2"
 
 step "Push v2, and pull it: only the difference moves"
-agent push --path "$build" --version v2 --json >"$work/push-v2"
-agent pull --path "$host" --version v2 "${config[@]}" --json >"$work/pull-v2"
+measured push-v2 push --path "$build" --version v2
+measured pull-v2 pull --path "$host" --version v2 "${config[@]}"
 same "$work/v2" "$host"
-agent push --path "$build" --version v2 --json >"$work/push-again"
-agent pull --path "$host" --version v2 "${config[@]}" --json >"$work/pull-again"
+measured push-again push --path "$build" --version v2
+measured pull-again pull --path "$host" --version v2 "${config[@]}"
 
 step "What changed"
 agent diff v1 v2
@@ -117,7 +126,7 @@ agent versions
 
 step "Something is wrong with v2: back to v1"
 agent rollback --channel stable
-agent rollback --path "$host" --json >"$work/rollback"
+measured rollback rollback --path "$host"
 same "$work/v1" "$host"
 agent verify --path "$host"
 agent status --path "$host"

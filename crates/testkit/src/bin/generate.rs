@@ -49,7 +49,9 @@ fn routes() -> String {
             Access::SignedIn => "a valid token".to_owned(),
             Access::Needs(permission, Scope::Global) => format!("`{}` on everything", permission.as_str()),
             Access::Needs(permission, Scope::Path) => format!("`{}`", permission.as_str()),
-            Access::Needs(permission, Scope::Body) => format!("`{}` on what the body names", permission.as_str()),
+            Access::Needs(permission, Scope::Body) => {
+                format!("`{}` on what the body names", permission.as_str())
+            }
         };
         let body = match body {
             None => "stream".to_owned(),
@@ -100,6 +102,8 @@ fn help(program: &str, path: &[&str]) -> String {
     let beside = std::env::current_exe().unwrap();
     let program = beside.parent().unwrap_or(Path::new(".")).join(program);
     let done = Command::new(&program).args(path).arg("--help").output();
-    let done = done.unwrap_or_else(|error| panic!("{}: {error}; run 'cargo build --workspace'", program.display()));
-    String::from_utf8_lossy(&done.stdout).lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    let done =
+        done.unwrap_or_else(|error| panic!("{}: {error}; run 'cargo build --workspace'", program.display()));
+    let lines: Vec<_> = done.stdout.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end).collect();
+    String::from_utf8(lines.join(&b'\n')).unwrap()
 }

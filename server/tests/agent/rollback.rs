@@ -1,0 +1,85 @@
+//! Going back, also when the server is gone.
+
+use std::fs;
+
+use kkartifact_agent::Kind;
+use kkartifact_agent::pull::{Outcome, RollbackOptions};
+use kkartifact_testkit::tree::{assert_same, noise, write};
+use kkartifact_testkit::{TestAgent, TestDatabase, on_both_databases};
+
+use super::{age, bench, copy};
+
+async fn rollback_needs_neither_network_nor_arguments(db: TestDatabase) {
+    let mut b = bench(db).await;
+    age(&b.source);
+    let before = b.server.dir().join("before");
+    b.agent.push(&b.source, "v1").await.unwrap();
+    b.agent.pull(&b.target, "v1").await.unwrap();
+    copy(&b.source, &before);
+    write(&b.source, "bin/app", &noise(77, 300_000));
+    write(&b.source, "added", b"new");
+    fs::remove_file(b.source.join("lib/empty")).unwrap();
+    b.agent.push(&b.source, "v2").await.unwrap();
+    b.agent.pull(&b.target, "v2").await.unwrap();
+
+    let look = RollbackOptions { path: b.target.clone(), to: None, dry_run: true, show: 10 };
+    let would = kkartifact_agent::pull::rollback(&b.agent.agent, &look).await.unwrap();
+    let shown: Vec<_> = would.changes.iter().map(|c| format!("{} {}", c.change, c.path)).collect();
+    assert_eq!(
+        (would.version.as_str(), shown),
+        ("v1", vec!["- added".into(), "~ bin/app".into(), "+ lib/empty".into()])
+    );
+
+    // The server is gone: what is needed is on the host.
+    b.server.stop().await;
+    let back = b.agent.rollback(&b.target).await.unwrap();
+    assert_eq!((back.outcome, back.bytes_received), (Outcome::RolledBack, 0));
+    assert_same(&before, &b.target);
+    // Rolling back again goes forward again: it is the version before.
+    let forth = b.agent.rollback(&b.target).await.unwrap();
+    assert_eq!(forth.version.as_str(), "v2");
+    assert_same(&b.source, &b.target);
+}
+
+async fn rollback_to_a_version_that_is_not_on_the_host_fetches_it(db: TestDatabase) {
+    let b = bench(db).await;
+    for version in ["v1", "v2", "v3"] {
+        write(&b.source, "which", version.as_bytes());
+        b.agent.push(&b.source, version).await.unwrap();
+        b.agent.pull(&b.target, version).await.unwrap();
+    }
+    let options =
+        RollbackOptions { path: b.target.clone(), to: Some("v1".parse().unwrap()), dry_run: false, show: 0 };
+    let back = kkartifact_agent::pull::rollback(&b.agent.agent, &options).await.unwrap();
+    assert_eq!((back.outcome, back.version.as_str()), (Outcome::RolledBack, "v1"));
+    assert_eq!(fs::read(b.target.join("which")).unwrap(), b"v1");
+    let never = TestAgent::new(&b.server, "shop/web", &b.server.admin);
+    let error = never.rollback(&b.server.dir().join("nothing-here")).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Conflict, "{error}");
+}
+
+async fn a_report_that_could_not_be_sent_is_sent_by_the_next_run(db: TestDatabase) {
+    let mut b = bench(db).await;
+    b.agent.push(&b.source, "v1").await.unwrap();
+    b.agent.pull(&b.target, "v1").await.unwrap();
+    write(&b.source, "more", b"x");
+    b.agent.push(&b.source, "v2").await.unwrap();
+    b.agent.pull(&b.target, "v2").await.unwrap();
+    // Down: rolled back without being able to tell anybody.
+    b.server.restart_with(|_| {}).await;
+    let away = TestAgent::new(&b.server, "shop/web", &b.server.admin).with(|config| {
+        config.server_url = "http://127.0.0.1:1".into();
+    });
+    away.rollback(&b.target).await.unwrap();
+    assert!(b.target.with_file_name(".app.kkartifact").join("report.json").exists());
+    let agent = TestAgent::new(&b.server, "shop/web", &b.server.admin);
+    agent.pull(&b.target, "v1").await.unwrap();
+    let mut tx = b.server.resources().db.read().await.unwrap();
+    assert_eq!(tx.latest_audit(1).await.unwrap()[0].action, "version.rollback-on-host");
+}
+
+on_both_databases! {
+    rollback_needs_neither_network_nor_arguments,
+    rollback_to_a_version_that_is_not_on_the_host_fetches_it,
+    a_report_that_could_not_be_sent_is_sent_by_the_next_run,
+}
