@@ -25,6 +25,8 @@ pub(crate) use retry::Patience;
 
 /// How long a call without content may take.
 const CALL: Duration = Duration::from_mins(1);
+/// The longest that a report is worth waiting for.
+const REPORT: Duration = Duration::from_secs(3);
 /// How long publishing may take: the server reads everything that it has not verified on the way in.
 const PUBLISH: Duration = Duration::from_hours(1);
 /// How long to wait for a connection, and for the next bytes of a stream.
@@ -209,7 +211,7 @@ impl Client {
         self.post(&format!("{}/prune", app_path(project, app)), prune).await
     }
 
-    /// Says that this host has applied a version.
+    /// Says that this host has applied a version. Tried once and not for long: nobody waits for it at night.
     pub async fn report_pull(
         &self,
         project: &ProjectName,
@@ -218,7 +220,8 @@ impl Client {
         report: &PullReport,
     ) -> Result<()> {
         let path = format!("{}/versions/{}/pulls", app_path(project, app), escape(version.as_str()));
-        self.post(&path, report).await
+        let request = self.request(Method::POST, &path).timeout(REPORT).json(report);
+        self.answer(request).await.map_err(Attempt::into_error)
     }
 }
 

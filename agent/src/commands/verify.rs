@@ -34,7 +34,7 @@ impl fmt::Display for Verified {
             writeln!(f, "✗ a change was interrupted; 'kkartifact-agent pull' finishes it")?;
         }
         if self.intact {
-            return write!(f, "✓ exactly {version}: {} files read", self.counts.kept);
+            return write!(f, "✓ exactly {version}: {} files and links compared", self.counts.kept);
         }
         for shown in &self.differences {
             writeln!(f, "    {} {}", shown.change, shown.path)?;

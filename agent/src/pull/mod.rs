@@ -146,7 +146,6 @@ pub async fn pull(agent: &Agent, options: &PullOptions) -> Result<PullReport> {
     let (project, app) = agent.config.app()?;
     let target = Target::open(&options.path)?;
     failpoint::reach("pull.locked");
-    report::send_pending(agent, &target).await;
     let finished = change::recover(&target).await?;
     let state = target.state()?;
     check_belongs(agent, &target, state.as_ref(), &project, &app)?;
@@ -167,9 +166,7 @@ pub async fn pull(agent: &Agent, options: &PullOptions) -> Result<PullReport> {
     };
     let mut report = describe(agent, &version, state.as_ref(), outcome, converged, started);
     report.finished = finished.map(|state| state.current.shown());
-    if report.outcome == Outcome::Applied {
-        report::pulled(agent, &target, &report).await?;
-    }
+    report::send(agent, &target, &report).await?;
     Ok(report)
 }
 
@@ -293,7 +290,6 @@ pub struct RollbackOptions {
 pub async fn rollback(agent: &Agent, options: &RollbackOptions) -> Result<PullReport> {
     let started = Instant::now();
     let target = Target::open(&options.path)?;
-    report::send_pending(agent, &target).await;
     let finished = change::recover(&target).await?;
     let nothing = || {
         AgentError::new(Kind::Conflict, "there is no earlier version on this host")
@@ -325,9 +321,7 @@ pub async fn rollback(agent: &Agent, options: &RollbackOptions) -> Result<PullRe
     };
     let mut report = describe(agent, &version, Some(&state), outcome, converged, started);
     report.finished = finished.map(|state| state.current.shown());
-    if report.outcome == Outcome::RolledBack {
-        report::pulled(agent, &target, &report).await?;
-    }
+    report::send(agent, &target, &report).await?;
     Ok(report)
 }
 

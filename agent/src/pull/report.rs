@@ -1,6 +1,7 @@
 //! Telling the server what has been applied. The report is written down with the change, so that one that could
 //! not be sent is sent by the next run.
 
+use std::collections::VecDeque;
 use std::fs;
 
 use kkartifact_model::api::version::PullReport as Report;
@@ -21,10 +22,41 @@ struct Pending {
 }
 
 const FILE: &str = "report.json";
+/// The most reports that wait; a server that is away for so many changes misses the oldest.
+const MOST: usize = 100;
 
-/// Reports a change.
-pub(super) async fn pulled(agent: &Agent, target: &Target, done: &PullReport) -> Result<()> {
-    let pending = Pending {
+/// Reports what was done, and what earlier runs could not report. The version is in place either way, so failing
+/// to tell is only worth a note.
+pub(super) async fn send(agent: &Agent, target: &Target, done: &PullReport) -> Result<()> {
+    let waiting = fs::read(target.file(FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let mut waiting: VecDeque<Pending> = waiting.unwrap_or_default();
+    if matches!(done.outcome, Outcome::Applied | Outcome::RolledBack) {
+        waiting.push_back(pending(agent, target, done));
+        waiting.drain(..waiting.len().saturating_sub(MOST));
+        store(target, &waiting)?;
+    }
+    let before = waiting.len();
+    while let Some(next) = waiting.front() {
+        let told = agent.client.report_pull(&next.project, &next.app, &next.version, &next.report).await;
+        match told {
+            Err(error) if error.kind == Kind::Unavailable => {
+                agent.say(&format!("note: the server could not be told: {error}; the next run tells it"));
+                break;
+            }
+            Err(error) => agent.say(&format!("note: the server did not take the report: {error}")),
+            Ok(()) => {}
+        }
+        waiting.pop_front();
+    }
+    if waiting.len() < before {
+        store(target, &waiting)?;
+    }
+    failpoint::reach("pull.reported");
+    Ok(())
+}
+
+fn pending(agent: &Agent, target: &Target, done: &PullReport) -> Pending {
+    Pending {
         project: done.project.clone(),
         app: done.app.clone(),
         version: done.version.clone(),
@@ -36,33 +68,14 @@ pub(super) async fn pulled(agent: &Agent, target: &Target, done: &PullReport) ->
             duration_ms: done.milliseconds,
             rollback: done.outcome == Outcome::RolledBack,
         },
-    };
-    let text =
-        serde_json::to_vec(&pending).map_err(|error| AgentError::new(Kind::Failed, error.to_string()))?;
-    target.replace(FILE, &text)?;
-    send_pending(agent, target).await;
-    failpoint::reach("pull.reported");
-    Ok(())
+    }
 }
 
-/// Sends a report that has not been sent. The version is in place either way, so failing is only worth a note.
-pub(super) async fn send_pending(agent: &Agent, target: &Target) {
-    let Ok(text) = fs::read(target.file(FILE)) else { return };
-    let Ok(pending) = serde_json::from_slice::<Pending>(&text) else {
-        drop(target.remove(FILE));
-        return;
-    };
-    let Pending { project, app, version, report } = pending;
-    match agent.client.report_pull(&project, &app, &version, &report).await {
-        Err(error) if error.kind == Kind::Unavailable => {
-            agent.say(&format!("note: the server could not be told: {error}; the next run tells it"));
-        }
-        // Told, or refused for good.
-        done => {
-            if let Err(error) = done {
-                agent.say(&format!("note: the server did not take the report: {error}"));
-            }
-            drop(target.remove(FILE));
-        }
+fn store(target: &Target, waiting: &VecDeque<Pending>) -> Result<()> {
+    if waiting.is_empty() {
+        return target.remove(FILE);
     }
+    let text =
+        serde_json::to_vec(waiting).map_err(|error| AgentError::new(Kind::Failed, error.to_string()))?;
+    target.replace(FILE, &text)
 }

@@ -65,17 +65,27 @@ async fn a_report_that_could_not_be_sent_is_sent_by_the_next_run(db: TestDatabas
     write(&b.source, "more", b"x");
     b.agent.push(&b.source, "v2").await.unwrap();
     b.agent.pull(&b.target, "v2").await.unwrap();
-    // Down: rolled back without being able to tell anybody.
+    // Away: rolled back without being able to tell anybody.
     b.server.restart_with(|_| {}).await;
     let away = TestAgent::new(&b.server, "shop/web", &b.server.admin).with(|config| {
         config.server_url = "http://127.0.0.1:1".into();
     });
     away.rollback(&b.target).await.unwrap();
     assert!(b.target.with_file_name(".app.kkartifact").join("report.json").exists());
+    // Not even of a second change, which doesn't replace the first.
+    away.rollback(&b.target).await.unwrap();
     let agent = TestAgent::new(&b.server, "shop/web", &b.server.admin);
-    agent.pull(&b.target, "v1").await.unwrap();
+    agent.pull(&b.target, "v2").await.unwrap();
     let mut tx = b.server.resources().db.read().await.unwrap();
-    assert_eq!(tx.latest_audit(1).await.unwrap()[0].action, "version.rollback-on-host");
+    let told: Vec<_> = tx
+        .latest_audit(2)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|row| (row.action, row.version.unwrap().to_string()))
+        .collect();
+    let back = |version: &str| ("version.rollback-on-host".to_owned(), version.to_owned());
+    assert_eq!(told, [back("v2"), back("v1")]);
 }
 
 on_both_databases! {
