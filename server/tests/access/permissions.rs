@@ -1,0 +1,109 @@
+//! What each permission opens, and no more.
+
+use kkartifact_service::RouteTable;
+use kkartifact_service::routes::{Access, Scope};
+use kkartifact_testkit::{TestDatabase, TestServer, on_both_databases};
+use reqwest::Method;
+use serde_json::json;
+
+async fn permissions_are_checked_on_every_kind_of_route(db: TestDatabase) {
+    let server = TestServer::start(db).await;
+    server.make_app("shop", "web").await;
+    server.push_files("shop/web", "v1", &server.admin, &[("a", b"content")]).await.expect(201);
+    let app = "/projects/shop/apps/web";
+    let reads = ["/file/shop/web/v1?path=a", "/manifest/shop/web/v1"];
+    let views =
+        [app.to_owned(), format!("{app}/versions"), format!("{app}/versions/v1"), format!("{app}/channels")];
+    let init = json!({ "project": "shop", "app": "web", "version": "v2" });
+    let promote = json!({ "project": "shop", "app": "web", "version": "v1" });
+    for (permission, may_pull, may_push, may_promote, may_admin) in [
+        ("view", false, false, false, false),
+        ("pull", true, false, false, false),
+        ("push", false, true, false, false),
+        ("promote", false, false, true, false),
+        ("admin", true, true, true, true),
+    ] {
+        let token = server.token(&[permission], "shop/web").await;
+        for path in &views {
+            server.get(path, &token).await.expect(200);
+        }
+        for path in reads {
+            server.get(path, &token).await.expect(if may_pull { 200 } else { 403 });
+        }
+        let chunks = server.send(server.request(Method::POST, "/chunks/shop/web/v1", &token)).await;
+        chunks.expect(if may_pull { 200 } else { 403 });
+        let diff = server.get(&format!("{app}/diff?from=v1&to=v1"), &token).await;
+        diff.expect(if may_pull { 200 } else { 403 });
+        server.post("/upload/init", &token, init.clone()).await.expect(if may_push { 201 } else { 403 });
+        server.post("/promote", &token, promote.clone()).await.expect(if may_promote { 200 } else { 403 });
+        let change = server.call(Method::PATCH, app, &token, Some(json!({ "description": "x" }))).await;
+        change.expect(if may_admin { 200 } else { 403 });
+        let delete = server.call(Method::DELETE, &format!("{app}/versions/none"), &token, None).await;
+        delete.expect(if may_admin { 404 } else { 403 });
+        // What is beyond the scope is not even visible.
+        server.get("/tokens", &token).await.refused(403, "forbidden");
+        server.post("/projects", &token, json!({ "name": "mine" })).await.refused(403, "forbidden");
+    }
+}
+
+async fn an_update_cannot_set_what_it_does_not_name(db: TestDatabase) {
+    let server = TestServer::start(db).await;
+    server.make_app("shop", "web").await;
+    for body in [
+        json!({ "is_admin": true }),
+        json!({ "state": "deleted" }),
+        json!({ "name": "else" }),
+        json!({ "project": "other" }),
+        json!({ "id": 7 }),
+    ] {
+        for path in ["/projects/shop", "/projects/shop/apps/web"] {
+            let answer = server.call(Method::PATCH, path, &server.admin, Some(body.clone())).await;
+            answer.refused(400, "invalid_request");
+        }
+    }
+}
+
+async fn who_may_create_by_pushing_is_a_setting(db: TestDatabase) {
+    use kkartifact_service::config::CreateOnPush;
+    let mut server = TestServer::start(db).await;
+    server.make_app("shop", "web").await;
+    let of_app = server.token(&["push"], "shop/web").await;
+    let of_project = server.token(&["push"], "shop").await;
+    let everywhere = server.token(&["push"], "").await;
+    let init = |project: &str, app: &str| json!({ "project": project, "app": app, "version": "v1" });
+    server.post("/upload/init", &of_app, init("shop", "new1")).await.refused(404, "not_found");
+    server.post("/upload/init", &of_project, init("shop", "new1")).await.expect(201);
+    server.post("/upload/init", &of_project, init("new", "app")).await.refused(404, "not_found");
+    server.post("/upload/init", &everywhere, init("new", "app")).await.expect(201);
+    server.restart_with(|config| config.upload.create_on_push = CreateOnPush::Admin).await;
+    server.post("/upload/init", &everywhere, init("shop", "new2")).await.refused(404, "not_found");
+    server.post("/upload/init", &server.admin, init("shop", "new2")).await.expect(201);
+    server.restart_with(|config| config.upload.create_on_push = CreateOnPush::Never).await;
+    server.post("/upload/init", &server.admin, init("shop", "new3")).await.refused(404, "not_found");
+    server.post("/upload/init", &server.admin, init("shop", "web")).await.expect(201);
+}
+
+async fn every_route_states_what_it_needs_and_bodies_cannot_skip_it(db: TestDatabase) {
+    let server = TestServer::start(db).await;
+    server.make_app("shop", "web").await;
+    let viewer = server.token(&["view"], "shop/web").await;
+    // Routes whose object is in the body are refused for what the body names.
+    let body = json!({ "project": "shop", "app": "web", "version": "v1" });
+    for route in RouteTable::get().unwrap().routes() {
+        if matches!(route.access, Access::Needs(_, Scope::Body)) {
+            let path = route.path.replace("/api/v1", "");
+            let mut body = body.clone();
+            if path == "/rollback" {
+                body.as_object_mut().unwrap().remove("version");
+            }
+            server.call(route.method.clone(), &path, &viewer, Some(body)).await.refused(403, "forbidden");
+        }
+    }
+}
+
+on_both_databases! {
+    permissions_are_checked_on_every_kind_of_route,
+    an_update_cannot_set_what_it_does_not_name,
+    who_may_create_by_pushing_is_a_setting,
+    every_route_states_what_it_needs_and_bodies_cannot_skip_it,
+}
