@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use kkartifact_agent::commands::{adopt, diff, doctor, init, login, status, verify, versions};
-use kkartifact_agent::config::{Config, Overrides};
+use kkartifact_agent::config::{Config, Overrides, Place};
 use kkartifact_agent::output::{Format, note};
 use kkartifact_agent::progress::Progress;
 use kkartifact_agent::pull::{self, PullOptions, RollbackOptions};
@@ -258,9 +258,9 @@ struct Session {
 impl Session {
     fn new(common: Common) -> Self {
         let (format, progress) = match (common.json, common.quiet) {
-            (true, _) => (Format::Json, Progress::Quiet),
-            (_, true) => (Format::Quiet, Progress::Quiet),
-            _ => (Format::Text, Progress::detect()),
+            (true, quiet) => (Format::Json, if quiet { Progress::Quiet } else { Progress::Notes }),
+            (false, true) => (Format::Quiet, Progress::Quiet),
+            (false, false) => (Format::Text, Progress::detect()),
         };
         let flags = Overrides {
             config: common.config,
@@ -273,15 +273,19 @@ impl Session {
         Self { flags, format, progress }
     }
 
-    /// The agent for a command; with a path, the directory must have a configuration.
-    fn agent(&self, path: Option<&Path>) -> Result<Agent> {
-        Agent::new(Config::load(&self.flags, path)?, self.progress)
+    /// The agent for a command that has no directory.
+    fn agent(&self) -> Result<Agent> {
+        Agent::new(Config::load(&self.flags, Place::Nowhere)?, self.progress)
+    }
+
+    /// The agent for a directory that must have a configuration.
+    fn agent_for(&self, path: &Path) -> Result<Agent> {
+        Agent::new(Config::load(&self.flags, Place::Required(path))?, self.progress)
     }
 
     /// The agent for a deployed directory, where a configuration is welcome but not required.
     fn agent_at(&self, path: &Path) -> Result<Agent> {
-        self.agent(Some(path))
-            .or_else(|error| if error.kind == Kind::Usage { self.agent(None) } else { Err(error) })
+        Agent::new(Config::load(&self.flags, Place::Optional(path))?, self.progress)
     }
 
     fn show<T: Serialize + Display>(&self, result: &T) {
@@ -302,11 +306,11 @@ async fn execute(options: Options) -> Result<()> {
 async fn deploy(session: &Session, command: Deploy) -> Result<()> {
     match command {
         Deploy::Push { path, version, force, dry_run } => {
-            let agent = session.agent(Some(&path))?;
+            let agent = session.agent_for(&path)?;
             session.show(&push::push(&agent, &PushOptions { path, version, force, dry_run }).await?);
         }
         Deploy::Pull { path, version, force, dry_run } => {
-            let agent = session.agent(Some(&path))?;
+            let agent = session.agent_for(&path)?;
             let options = PullOptions { path, version, force, dry_run, show: SHOW };
             session.show(&pull::pull(&agent, &options).await?);
         }
@@ -320,7 +324,7 @@ async fn deploy(session: &Session, command: Deploy) -> Result<()> {
             session.show(&pull::rollback(&agent, &options).await?);
         }
         Deploy::Adopt { path } => {
-            let agent = session.agent(Some(&path))?;
+            let agent = session.agent_for(&path)?;
             session.show(&adopt::adopt(&agent, &path).await?);
         }
     }
@@ -330,11 +334,11 @@ async fn deploy(session: &Session, command: Deploy) -> Result<()> {
 async fn inspect(session: &Session, command: Inspect) -> Result<()> {
     match command {
         Inspect::Diff { from, to: Some(to), limit, .. } => {
-            session.show(&diff::diff(&session.agent(None)?, &from, &to, limit).await?);
+            session.show(&diff::diff(&session.agent()?, &from, &to, limit).await?);
         }
         Inspect::Diff { from, path, limit, .. } => {
             let path = path.unwrap_or_default();
-            let (agent, show) = (session.agent(Some(&path))?, limit as usize);
+            let (agent, show) = (session.agent_for(&path)?, limit as usize);
             let options = PullOptions { path, version: from, force: true, dry_run: true, show };
             session.show(&pull::pull(&agent, &options).await?);
         }
@@ -347,13 +351,13 @@ async fn inspect(session: &Session, command: Inspect) -> Result<()> {
             }
         }
         Inspect::Status { path } => session.show(&status::status(&session.agent_at(&path)?, &path).await?),
-        Inspect::Versions { limit } => session.show(&versions::versions(&session.agent(None)?, limit).await?),
+        Inspect::Versions { limit } => session.show(&versions::versions(&session.agent()?, limit).await?),
     }
     Ok(())
 }
 
 async fn manage(session: &Session, command: Manage) -> Result<()> {
-    let agent = session.agent(None)?;
+    let agent = session.agent()?;
     match command {
         Manage::Promote { version, channel } => {
             session.show(&versions::promote(&agent, version, channel).await?);
@@ -367,10 +371,8 @@ async fn set_up(session: &Session, command: SetUp) -> Result<()> {
     let flags = &session.flags;
     match command {
         SetUp::Login { bootstrap } => {
-            let url = flags
-                .server_url
-                .as_deref()
-                .ok_or_else(|| AgentError::usage("which server? Use --server-url"))?;
+            let url = flags.server_url.as_deref();
+            let url = url.ok_or_else(|| AgentError::usage("which server? Use --server-url"))?;
             let credential = match (bootstrap, flags.token.clone()) {
                 (Some(secret), _) => login::Credential::Bootstrap(secret),
                 (None, Some(token)) => login::Credential::Token(token),

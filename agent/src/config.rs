@@ -94,11 +94,22 @@ pub struct Config {
 /// Pieces larger than this would only cost memory.
 const MAX_PIECE: u64 = 16 << 20;
 
+/// Where the project's file is looked for, beside the current directory.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    /// Nowhere else.
+    Nowhere,
+    /// In a directory, if it is there.
+    Optional(&'a Path),
+    /// In a directory; it must be there or in the current one, since a directory without one is not meant to be
+    /// synchronized.
+    Required(&'a Path),
+}
+
 impl Config {
-    /// Puts the layers together. With `path`, the project's file must exist, there or in the current directory:
-    /// a directory without one is not meant to be synchronized.
-    pub fn load(flags: &Overrides, path: Option<&Path>) -> Result<Self> {
-        let project = match project_file(flags, path)? {
+    /// Puts the layers together.
+    pub fn load(flags: &Overrides, place: Place<'_>) -> Result<Self> {
+        let project = match project_file(flags, place)? {
             Some(file) => read(&file)?,
             None => ConfigFile::default(),
         };
@@ -113,13 +124,14 @@ impl Config {
             .hint("kkartifact-agent login --server-url URL")
         };
         let flag = flags.clone();
+        let known = global.server_url.as_deref().map(without_slash).map(str::to_owned);
+        let server_url = flag.server_url.or(project.server_url).or(global.server_url);
+        let server_url = server_url.ok_or_else(|| missing("server_url"))?;
+        // The token that was kept for one server is not for another, whoever names that in a file.
+        let kept = global.token.filter(|_| known.is_none_or(|known| known == without_slash(&server_url)));
         let config = Self {
-            server_url: flag
-                .server_url
-                .or(project.server_url)
-                .or(global.server_url)
-                .ok_or_else(|| missing("server_url"))?,
-            token: flag.token.or(project.token).or(global.token).ok_or_else(|| missing("token"))?,
+            token: flag.token.or(project.token).or(kept).ok_or_else(|| missing("token"))?,
+            server_url: without_slash(&server_url).to_owned(),
             project: flag.project.or(project.project).or(global.project),
             app: flag.app.or(project.app).or(global.app),
             concurrency: flag.concurrency.or(project.concurrency).or(global.concurrency).unwrap_or(8),
@@ -147,9 +159,6 @@ impl Config {
             return Err(AgentError::usage("retain_versions is 0; it must be at least 1"));
         }
         self.chunk_size = self.chunk_size.clamp(64 << 10, MAX_PIECE);
-        while self.server_url.ends_with('/') {
-            self.server_url.pop();
-        }
         Ok(self)
     }
 
@@ -163,8 +172,12 @@ impl Config {
     }
 }
 
+fn without_slash(url: &str) -> &str {
+    url.trim_end_matches('/')
+}
+
 /// The project's configuration file.
-fn project_file(flags: &Overrides, path: Option<&Path>) -> Result<Option<PathBuf>> {
+fn project_file(flags: &Overrides, place: Place<'_>) -> Result<Option<PathBuf>> {
     if let Some(file) = &flags.config {
         if file.is_file() {
             return Ok(Some(file.clone()));
@@ -172,13 +185,17 @@ fn project_file(flags: &Overrides, path: Option<&Path>) -> Result<Option<PathBuf
         return Err(AgentError::usage(format!("{} is not a file", file.display())));
     }
     let here = PathBuf::from(CONFIG_FILE);
+    let path = match place {
+        Place::Nowhere => None,
+        Place::Optional(path) | Place::Required(path) => Some(path),
+    };
     let candidates: Vec<_> = path.map(|path| path.join(CONFIG_FILE)).into_iter().chain([here]).collect();
     if let Some(file) = candidates.iter().find(|file| file.is_file()) {
         return Ok(Some(file.clone()));
     }
-    match path {
-        None => Ok(None),
-        Some(path) => Err(AgentError::usage(format!(
+    match place {
+        Place::Nowhere | Place::Optional(_) => Ok(None),
+        Place::Required(path) => Err(AgentError::usage(format!(
             "there is no {CONFIG_FILE} in {} or in the current directory; push and pull need one, so that no \
              directory is synchronized by accident",
             path.display()

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kkartifact_model::ChunkId;
 use kkartifact_model::manifest::{
     Block, Entry, ManifestBuilder, ManifestRoot, Record, RecordReader, TreeLimits,
 };
@@ -111,8 +112,12 @@ struct Inner {
     first_entries: Vec<u64>,
 }
 
+fn little_endian(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
 impl ManifestFile {
-    /// Opens a manifest; an error if it was cut or changed.
+    /// Opens a manifest; an error if it was cut or its index was changed.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(AgentError::io(format!("opening {}", path.display())))?;
         let damaged = || AgentError::new(Kind::Invalid, format!("{} is damaged", path.display()));
@@ -124,8 +129,7 @@ impl ManifestFile {
         let size = file.metadata().map_err(AgentError::io("looking at a manifest"))?.len();
         let trailer_at = size.checked_sub(TRAILER).ok_or_else(damaged)?;
         let trailer = read(trailer_at, TRAILER)?;
-        let number =
-            |at: usize| trailer[at..at + 8].iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
+        let number = |at: usize| little_endian(&trailer[at..]);
         let (root_len, blocks) = (number(0), number(8));
         let index_len = blocks.checked_add(1).and_then(|n| n.checked_mul(8)?.checked_add(root_len));
         let index_len = index_len.filter(|len| *len <= trailer_at).ok_or_else(damaged)?;
@@ -134,8 +138,7 @@ impl ManifestFile {
             return Err(damaged());
         }
         let (root, offsets) = index.split_at(usize::try_from(root_len).map_err(|_| damaged())?);
-        let offset = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
-        let offsets: Vec<u64> = offsets.chunks_exact(8).map(offset).collect();
+        let offsets: Vec<u64> = offsets.chunks_exact(8).map(little_endian).collect();
         let root = ManifestRoot::decode(root)?;
         if root.blocks.len() + 1 != offsets.len() {
             return Err(damaged());
@@ -158,6 +161,13 @@ impl ManifestFile {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.inner.path
+    }
+
+    /// Whether every block is what the root says.
+    pub fn is_intact(&self) -> bool {
+        let blocks = &self.root().blocks;
+        (0..blocks.len())
+            .all(|at| self.records(at).is_ok_and(|records| ChunkId::of(&records) == blocks[at].id))
     }
 
     /// The records of a block.
@@ -195,18 +205,7 @@ impl ManifestFile {
 
     /// All entries in path order.
     pub fn entries(&self) -> Entries {
-        self.entries_from(0)
-    }
-
-    /// The entries from a block on.
-    pub fn entries_from(&self, block: usize) -> Entries {
-        Entries { manifest: self.clone(), next: block, block: Vec::new().into_iter() }
-    }
-
-    /// The entry at a path.
-    pub fn find(&self, path: &str) -> Result<Option<Entry>> {
-        let Some(block) = self.root().block_of(path) else { return Ok(None) };
-        Ok(self.block(block)?.into_iter().find(|entry| entry.path.as_str() == path))
+        Entries { manifest: self.clone(), next: 0, block: Vec::new().into_iter() }
     }
 }
 
@@ -267,7 +266,7 @@ mod tests {
             let read: Vec<_> = file.entries().collect::<Result<_>>().unwrap();
             assert_eq!(read, entries(count));
             assert_eq!(file.root().entries(), count as u64);
-            assert_eq!(file.find("d00002").unwrap().is_some(), count > 2);
+            assert!(file.is_intact());
             assert!((0..count).step_by(7).all(|i| file.entry_at(i as u64).unwrap() == entries(count)[i]));
             assert!(file.entry_at(count as u64).is_err());
         }
@@ -292,5 +291,9 @@ mod tests {
         bad[at] ^= 1;
         std::fs::write(&path, bad).unwrap();
         assert!(ManifestFile::open(&path).is_err());
+        let mut bad = whole;
+        bad[40] ^= 1;
+        std::fs::write(&path, bad).unwrap();
+        assert!(!ManifestFile::open(&path).is_ok_and(|file| file.is_intact()));
     }
 }

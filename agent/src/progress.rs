@@ -12,6 +12,8 @@ pub enum Progress {
     Bars,
     /// One line at the start of each step.
     Lines,
+    /// Nothing but notes on what went wrong.
+    Notes,
     /// Nothing.
     Quiet,
 }
@@ -38,7 +40,7 @@ impl Progress {
 
     fn begin(self, what: &str, total: Option<u64>) -> Step {
         match self {
-            Self::Quiet => Step(None),
+            Self::Notes | Self::Quiet => Step(None),
             Self::Lines => {
                 let size = total.map(|bytes| format!(" {}", kkartifact_model::size::ByteSize(bytes)));
                 crate::output::note(&format!("{what}{} …", size.unwrap_or_default()));

@@ -98,7 +98,8 @@ impl ManifestStream {
 
 impl Client {
     async fn frames(&self, request: RequestBuilder) -> Result<Frames, Attempt> {
-        let response = self.checked(request.header("accept", STREAM_TYPE)).await?;
+        let answer = tokio::time::timeout(SILENCE, self.checked(request.header("accept", STREAM_TYPE))).await;
+        let response = answer.map_err(|_| cut("the server does not answer"))??;
         Ok(Frames { client: self.clone(), response, reader: FrameReader::default() })
     }
 

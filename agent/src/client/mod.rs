@@ -118,6 +118,17 @@ impl Client {
         self.send(Method::POST, path, body, CALL).await
     }
 
+    /// A call that is made once.
+    async fn once<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        timeout: Duration,
+    ) -> Result<T> {
+        let request = self.request(Method::POST, path).timeout(timeout).json(body);
+        self.answer(request).await.map_err(Attempt::into_error)
+    }
+
     async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Attempt> {
         let response = self.checked(request).await?;
         let bytes = response.bytes().await.map_err(|error| Attempt::network(&error))?;
@@ -148,9 +159,9 @@ impl Client {
         self.get("/whoami", &[]).await
     }
 
-    /// Spends the one-time secret of a new server.
+    /// Spends the one-time secret of a new server. Not tried again: it works once.
     pub async fn bootstrap(&self, bootstrap: &Bootstrap) -> Result<CreatedToken> {
-        self.post("/bootstrap", bootstrap).await
+        self.once("/bootstrap", bootstrap, CALL).await
     }
 
     /// A version by any name.
@@ -196,9 +207,9 @@ impl Client {
         self.post("/promote", promote).await
     }
 
-    /// Moves a channel back.
+    /// Moves a channel back. Not tried again: a second call would go back twice.
     pub async fn rollback(&self, rollback: &Rollback) -> Result<Channel> {
-        self.post("/rollback", rollback).await
+        self.once("/rollback", rollback, CALL).await
     }
 
     /// The channels of an app.
@@ -220,8 +231,7 @@ impl Client {
         report: &PullReport,
     ) -> Result<()> {
         let path = format!("{}/versions/{}/pulls", app_path(project, app), escape(version.as_str()));
-        let request = self.request(Method::POST, &path).timeout(REPORT).json(report);
-        self.answer(request).await.map_err(Attempt::into_error)
+        self.once(&path, report, REPORT).await
     }
 }
 

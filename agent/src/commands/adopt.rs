@@ -56,6 +56,10 @@ pub async fn adopt(agent: &Agent, path: &Path) -> Result<Adopted> {
         let message = format!("{} is deployed already: {}/{}", path.display(), state.project, state.app);
         return Err(AgentError::new(Kind::Conflict, message).hint("kkartifact-agent status"));
     }
+    if target.is_interrupted() {
+        let message = format!("a change of {} was interrupted: it may be a mix", path.display());
+        return Err(AgentError::new(Kind::Conflict, message).hint("kkartifact-agent pull"));
+    }
     let nothing = || AgentError::new(Kind::NotFound, format!("{} does not exist", path.display()));
     let root = target.root()?.ok_or_else(nothing)?;
     let ignore = IgnoreRules::new(&agent.config.ignore)?;
@@ -89,6 +93,7 @@ pub async fn adopt(agent: &Agent, path: &Path) -> Result<Adopted> {
         current: Deployed { version: version.clone(), tree_digest, manifest_digest },
         previous: None,
         applied_at: Clock::System.now(),
+        ignore: agent.config.ignore.clone(),
     };
     target.replace("state.json", &state.to_json()?)?;
     Ok(Adopted { project, app, version, tree_digest, files: scanned.manifest.root().files })

@@ -5,11 +5,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use rustix::fs::{RenameFlags, renameat_with};
+use rustix::fs::{AtFlags, OFlags, RenameFlags, openat, renameat_with, unlinkat};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::client::Client;
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Overrides, Place};
 use crate::error::{AgentError, Result};
 use crate::pull::state::Target;
 use crate::tree::open_root;
@@ -57,7 +58,7 @@ impl fmt::Display for Diagnosis {
 /// Checks configuration, server, credential and, where one is given, the target.
 pub async fn doctor(flags: &Overrides, path: Option<&Path>) -> Diagnosis {
     let mut diagnosis = Diagnosis::default();
-    let config = match Config::load(flags, path) {
+    let config = match Config::load(flags, path.map_or(Place::Nowhere, Place::Required)) {
         Ok(config) => config,
         Err(error) => {
             diagnosis.add("configuration", Err(explain(&error)));
@@ -117,21 +118,32 @@ fn encryption(url: &str) -> Result<String, String> {
     }
 }
 
-/// Whether files can be exchanged beside the target: what makes a change safe.
+/// Whether files can be exchanged between the state and the target: what makes a change safe.
 fn target(path: &Path) -> Result<String, String> {
-    let target = Target::open(path).map_err(|error| explain(&error))?;
-    let [one, two] = ["probe.one", "probe.two"].map(|name| target.file(name));
-    let made = fs::write(&one, "1").and_then(|()| fs::write(&two, "2"));
-    made.map_err(|error| format!("can't write to {}: {error}", target.dir.display()))?;
-    let dir = open_root(&target.dir).map_err(|error| explain(&error))?;
-    let swapped = renameat_with(&dir, "probe.one", &dir, "probe.two", RenameFlags::EXCHANGE);
-    drop(fs::remove_file(one));
-    drop(fs::remove_file(two));
-    Ok(match swapped {
-        Ok(()) => format!("state in {}, files are exchanged atomically", target.dir.display()),
-        Err(_) => format!(
+    let Some(target) = Target::existing(path).map_err(|error| explain(&error))? else {
+        return Ok("nothing was deployed there yet".into());
+    };
+    let Some(root) = target.root().map_err(|error| explain(&error))? else {
+        return Err(format!("{} is gone; 'kkartifact-agent pull' makes it again", target.path.display()));
+    };
+    let state = open_root(&target.dir).map_err(|error| explain(&error))?;
+    let failed = |errno| format!("can't change {}: {errno}", target.path.display());
+    // A name that no version can have.
+    let name = ".probe.kkartifact";
+    for dir in [&state, &root] {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(dir, name, flags, rustix::fs::Mode::RUSR).map_err(failed)?;
+    }
+    let swapped = renameat_with(&state, name, &root, name, RenameFlags::EXCHANGE);
+    for dir in [&state, &root] {
+        unlinkat(dir, name, AtFlags::empty()).map_err(failed)?;
+    }
+    match swapped {
+        Ok(()) => Ok(format!("state in {}, files are exchanged atomically", target.dir.display())),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(format!(
             "state in {}; the file system can't exchange, a path is absent for a moment",
             target.dir.display()
-        ),
-    })
+        )),
+        Err(error) => Err(failed(error)),
+    }
 }

@@ -53,6 +53,9 @@ pub enum Credential {
 pub async fn login(server_url: &str, credential: Credential) -> Result<LoggedIn> {
     let server_url = server_url.trim_end_matches('/');
     let file = global_file().ok_or_else(|| AgentError::usage("neither XDG_CONFIG_HOME nor HOME is set"))?;
+    // Before the one-time secret is spent: what is there must be readable, and the place writable.
+    let mut config = if file.is_file() { read(&file)? } else { ConfigFile::default() };
+    write(&file, &config)?;
     let token = match credential {
         Credential::Token(token) => token,
         Credential::Ask => ask()?,
@@ -62,7 +65,6 @@ pub async fn login(server_url: &str, credential: Credential) -> Result<LoggedIn>
         }
     };
     let who = Client::new(server_url, Some(&token))?.whoami().await?;
-    let mut config = if file.is_file() { read(&file)? } else { ConfigFile::default() };
     config.server_url = Some(server_url.to_owned());
     config.token = Some(token);
     write(&file, &config)?;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use kkartifact_model::api::channel::Channel;
@@ -13,6 +14,9 @@ use crate::error::Result;
 use crate::pull::converge::compare;
 use crate::pull::plan::Counts;
 use crate::pull::state::{Deployed, Target};
+
+/// How long the server's part is worth waiting for.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is known of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -40,7 +44,12 @@ pub struct Status {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Some(project), Some(app), Some(current)) = (&self.project, &self.app, &self.current) else {
-            return write!(f, "nothing was deployed here by this agent");
+            let what = if self.interrupted {
+                "a first pull was interrupted; 'kkartifact-agent pull' finishes it"
+            } else {
+                "nothing was deployed here by this agent"
+            };
+            return f.write_str(what);
         };
         writeln!(f, "{project}/{app}")?;
         let since = self.applied_at.map(|at| at.format(" since %Y-%m-%d %H:%M:%S UTC").to_string());
@@ -73,37 +82,33 @@ impl fmt::Display for Status {
     }
 }
 
-/// Looks at a directory.
+/// Looks at a directory. Changes nothing, not even an interrupted change.
 pub async fn status(agent: &Agent, path: &Path) -> Result<Status> {
-    let target = Target::open(path)?;
-    let interrupted = target.file("journal").is_file();
-    let Some(state) = target.state()? else {
-        return Ok(Status {
-            deployed: false,
-            project: None,
-            app: None,
-            current: None,
-            previous: None,
-            applied_at: None,
-            interrupted,
-            drift: None,
-            channels: None,
-        });
+    let mut status = Status {
+        deployed: false,
+        project: None,
+        app: None,
+        current: None,
+        previous: None,
+        applied_at: None,
+        interrupted: false,
+        drift: None,
+        channels: None,
     };
-    let drift = match target.manifest(&state.current.manifest_digest) {
-        Some(manifest) if !interrupted => Some(compare(agent, &target, &manifest, 0, true).await?.counts),
-        _ => None,
-    };
-    let channels = agent.client.channels(&state.project, &state.app).await.ok();
-    Ok(Status {
-        deployed: true,
-        project: Some(state.project),
-        app: Some(state.app),
-        current: Some(state.current),
-        previous: state.previous,
-        applied_at: Some(state.applied_at),
-        interrupted,
-        drift,
-        channels,
-    })
+    let Some(target) = Target::existing(path)? else { return Ok(status) };
+    status.interrupted = target.is_interrupted();
+    let Some(state) = target.state()? else { return Ok(status) };
+    if let Some(manifest) = target.manifest(&state.current.manifest_digest).filter(|_| !status.interrupted) {
+        let ignore = state.all_ignored(&agent.config.ignore);
+        status.drift = Some(compare(&target, &manifest, &ignore, 0, true).await?.counts);
+    }
+    // Nobody who wants to change something has to wait for the server's answer.
+    drop(target);
+    let channels = agent.client.channels(&state.project, &state.app);
+    status.channels = tokio::time::timeout(PATIENCE, channels).await.ok().and_then(Result::ok);
+    status.deployed = true;
+    status.applied_at = Some(state.applied_at);
+    (status.project, status.app) = (Some(state.project), Some(state.app));
+    (status.current, status.previous) = (Some(state.current), state.previous);
+    Ok(status)
 }

@@ -49,20 +49,32 @@ const SHOW: usize = 100;
 
 /// Reads everything in a directory and compares it with the version in place.
 pub async fn verify(agent: &Agent, path: &Path) -> Result<Verified> {
-    let target = Target::open(path)?;
     let nothing = || {
         AgentError::new(Kind::NotFound, format!("{} was not deployed by this agent", path.display()))
             .hint("kkartifact-agent adopt")
     };
-    let state = target.state()?.ok_or_else(nothing)?;
+    let target = Target::existing(path)?.ok_or_else(nothing)?;
+    let interrupted = target.is_interrupted();
+    let state = match target.state()? {
+        Some(state) => state,
+        None if interrupted => {
+            return Err(
+                AgentError::new(Kind::Invalid, "a first pull was interrupted").hint("kkartifact-agent pull")
+            );
+        }
+        None => return Err(nothing()),
+    };
     let manifest = target.manifest(&state.current.manifest_digest).ok_or_else(|| {
         AgentError::new(Kind::Invalid, "the manifest of what is in place is missing or damaged")
             .hint("kkartifact-agent pull")
     })?;
-    let interrupted = target.file("journal").is_file();
     let step = agent.progress.step("reading");
-    let plan = compare(agent, &target, &manifest, SHOW, false).await?;
+    let ignore = state.all_ignored(&agent.config.ignore);
+    let plan = compare(&target, &manifest, &ignore, SHOW, false).await?;
     step.done();
+    // What was read is what is known from now on: the next pull mends what this found, however it looks.
+    std::fs::rename(target.file("stats.kept"), target.file("stats"))
+        .map_err(AgentError::io("keeping what was read"))?;
     let intact = plan.counts.is_empty() && !interrupted;
     let version = state.current.version;
     Ok(Verified { version, intact, interrupted, counts: plan.counts, differences: plan.shown })

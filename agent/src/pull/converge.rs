@@ -2,16 +2,18 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use kkartifact_model::failpoint;
-use kkartifact_model::manifest::RefSet;
 use kkartifact_model::size::ByteSize;
 use kkartifact_model::time::Clock;
 
 use super::change::{change, recover_staging, sync_file_system};
 use super::collide::check_names;
+use super::journal::Header;
 use super::plan::{Counts, Files, Plan, Shown, plan};
 use super::remember::{remember_current, remember_previous};
+use super::report::{self, Pending};
 use super::source::{Previous, Source, Sources};
 use super::stage::Staging;
 use super::state::{State, Target};
@@ -20,7 +22,7 @@ use crate::context::Agent;
 use crate::error::{AgentError, Kind, Result};
 use crate::manifest_file::ManifestFile;
 use crate::push::crashed;
-use crate::stat_cache::{StatReader, wait_a_tick};
+use crate::stat_cache::{StatReader, clock_now, wait_a_tick};
 use crate::tree::{IgnoreRules, open_root};
 
 /// The goal of a change.
@@ -31,6 +33,10 @@ pub struct Wanted {
     pub remote: Option<(Client, VersionPath)>,
     /// The state after the change.
     pub to: State,
+    /// What the server is told of a change; filled in when it is made.
+    pub report: Option<Pending>,
+    /// When the work began.
+    pub started: Instant,
 }
 
 /// What protects against mistakes.
@@ -65,7 +71,7 @@ pub async fn converge(
     show: Option<usize>,
 ) -> Result<Converged> {
     let step = agent.progress.step("comparing");
-    let plan = compare(agent, target, &wanted.manifest, show.unwrap_or(0), true).await?;
+    let plan = compare(target, &wanted.manifest, &wanted.to.ignore, show.unwrap_or(0), true).await?;
     step.done();
     failpoint::reach("pull.planned");
     let counts = plan.counts.clone();
@@ -75,51 +81,76 @@ pub async fn converge(
     if show.is_some() {
         return Ok(Converged { counts, shown: plan.shown, applied: false });
     }
-    if !counts.is_empty() {
-        check_room(target, counts.bytes)?;
-        if let Err(error) = stage(agent, target, &wanted, &plan.stage).await {
+    let applied = !counts.is_empty();
+    if applied {
+        if let Err(error) = stage(agent, target, &wanted, &plan).await {
             if error.kind == Kind::Full {
                 // What was staged would only keep the disk full.
-                target.remove("staging")?;
+                target.remove_tree("staging")?;
             }
             return Err(error);
         }
         failpoint::reach("pull.staged");
     }
-    let (worker, mut to, manifest) = (target.clone(), wanted.to, wanted.manifest);
-    let applied = !counts.is_empty();
+    let (worker, received) = (target.clone(), agent.client.moved().1);
+    let work = tokio::task::spawn_blocking(move || commit(&worker, wanted, &plan, received));
+    // The version is in place now: what goes wrong from here on only costs the next run time.
+    if let Err(error) = work.await.map_err(|error| crashed(&error))?? {
+        agent.say(&format!("note: {error}"));
+    }
+    Ok(Converged { counts, shown: Vec::new(), applied })
+}
+
+/// Makes the change, and remembers what is known of the files now. The inner error is of what comes after it.
+fn commit(target: &Target, wanted: Wanted, plan: &Plan, received: u64) -> Result<Result<()>> {
+    let Wanted { manifest, mut to, mut report, started, .. } = wanted;
+    let (staged_until, state) = (clock_now(), target.state()?);
+    let repair = state.as_ref().is_some_and(|state| state.current.tree_digest == to.current.tree_digest);
+    let applied = !plan.counts.is_empty();
     if applied {
         // Each change has a state of its own, also one that puts the same version back in order: by it the
         // journal tells whether the change is complete.
         to.applied_at = Clock::System.now();
     }
-    let work = tokio::task::spawn_blocking(move || {
+    if let Some(pending) = &mut report {
+        pending.change = to.applied_at;
+        pending.report.bytes_received = received;
+        pending.report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    }
+    if applied {
+        change(target, &Header { to: to.clone(), operations: plan.operations, repair, report })?;
+    } else if state.as_ref() != Some(&to) {
+        // The same content by another name.
+        target.replace("state.json", &to.to_json()?)?;
+        if let Some(pending) = report.filter(|_| state.is_none_or(|state| state.current != to.current)) {
+            report::keep(target, &pending)?;
+        }
+    }
+    let remember = || {
         if applied {
-            change(&worker, &to, plan.operations)?;
             // Else the next run would have to read all that was just written.
             wait_a_tick();
-            remember_previous(&worker)?;
-        } else if worker.state()?.as_ref() != Some(&to) {
-            worker.replace("state.json", &to.to_json()?)?;
+            if !repair {
+                remember_previous(target)?;
+            }
         }
-        remember_current(&worker, &manifest, &plan.stage)?;
-        worker.tidy(&to)?;
+        remember_current(target, &manifest, &plan.stage, staged_until)?;
+        target.tidy(&to)?;
         failpoint::reach("pull.cleaned");
-        Ok::<_, AgentError>(())
-    });
-    work.await.map_err(|error| crashed(&error))??;
-    Ok(Converged { counts, shown: Vec::new(), applied })
+        Ok(())
+    };
+    Ok(remember())
 }
 
 /// Compares a target with a manifest. Without `trust`, every file is read.
 pub async fn compare(
-    agent: &Agent,
     target: &Arc<Target>,
     manifest: &ManifestFile,
+    ignore: &[String],
     show: usize,
     trust: bool,
 ) -> Result<Plan> {
-    let ignore = IgnoreRules::new(&agent.config.ignore)?;
+    let ignore = IgnoreRules::new(ignore)?;
     let (target, manifest) = (target.clone(), manifest.clone());
     let work = tokio::task::spawn_blocking(move || {
         let root = target.root()?;
@@ -146,10 +177,17 @@ fn guard(counts: &Counts, guards: &Guards) -> Result<()> {
         .hint("look with --dry-run; if it is meant to be so, add --force"))
 }
 
-fn check_room(target: &Target, bytes: u64) -> Result<()> {
+/// What is free, and whether it is enough for so many more bytes.
+fn room(target: &Target, bytes: u64) -> Result<(u64, bool)> {
     let stat = rustix::fs::statvfs(&target.dir).map_err(AgentError::os("asking for free space"))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if free >= bytes.saturating_add(SPARE) {
+    // What only changes places takes no room: going back must be possible on the fullest disk.
+    Ok((free, bytes == 0 || free >= bytes.saturating_add(SPARE)))
+}
+
+fn check_room(target: &Target, bytes: u64) -> Result<()> {
+    let (free, enough) = room(target, bytes)?;
+    if enough {
         return Ok(());
     }
     let message = format!(
@@ -161,14 +199,18 @@ fn check_room(target: &Target, bytes: u64) -> Result<()> {
     Err(AgentError::new(Kind::Full, message))
 }
 
-async fn stage(agent: &Agent, target: &Arc<Target>, wanted: &Wanted, stage: &RefSet) -> Result<()> {
+async fn stage(agent: &Agent, target: &Arc<Target>, wanted: &Wanted, plan: &Plan) -> Result<()> {
     recover_staging(target)?;
+    if !room(target, plan.counts.bytes)?.1 {
+        // What an earlier download left may be what fills the disk.
+        target.remove_tree("leftover")?;
+    }
     target.create_dir("staging")?;
     // Tells what an interrupted download was about.
     target.replace("staging/manifest", wanted.to.current.manifest_digest.to_string().as_bytes())?;
     target.create_dir("staging/tree")?;
     let (worker, manifest, remote) = (target.clone(), wanted.manifest.clone(), wanted.remote.clone());
-    let (stage, concurrency, progress) = (stage.clone(), agent.config.concurrency, agent.progress);
+    let (stage, concurrency, progress) = (plan.stage.clone(), agent.config.concurrency, agent.progress);
     let work = tokio::task::spawn_blocking(move || {
         let staging = Staging {
             want: manifest,
@@ -179,6 +221,7 @@ async fn stage(agent: &Agent, target: &Arc<Target>, wanted: &Wanted, stage: &Ref
             concurrency,
         };
         let missing = staging.resolve(previous(&worker)?)?;
+        check_room(&worker, missing.room)?;
         let step = progress.bytes("receiving", missing.bytes);
         staging.fill(&missing, &step)?;
         step.done();

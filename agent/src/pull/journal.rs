@@ -8,6 +8,7 @@ use std::path::Path;
 use kkartifact_model::manifest::Mode;
 use serde::{Deserialize, Serialize};
 
+use super::report::Pending;
 use super::state::State;
 use crate::error::{AgentError, Kind, Result};
 
@@ -18,30 +19,35 @@ pub struct Header {
     pub to: State,
     /// How many operations there are.
     pub operations: u64,
+    /// Whether the same content is put back in order. Then what was before stays what was before.
+    #[serde(default)]
+    pub repair: bool,
+    /// What the server is told of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Pending>,
 }
 
 /// What happens to one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// What is staged changes places with what is there. Done if the inode in place is this one.
+    /// What is staged changes places with what is there. Done if the staging tree no longer holds this inode.
     Exchange {
         /// The staged one.
         inode: u64,
     },
-    /// What is staged takes a free place. Done if the inode in place is this one.
+    /// What is staged takes a free place. Done if the staging tree no longer holds this inode.
     MoveIn {
         /// The staged one.
         inode: u64,
     },
-    /// What is there goes to the staging tree. Done if the inode in place is not this one.
-    MoveOut {
-        /// The one in place.
-        inode: u64,
-    },
+    /// What is there goes to the staging tree. Done if the staging tree has it.
+    MoveOut,
     /// The permission bits change.
     Chmod {
-        /// To these.
-        mode: Mode,
+        /// What they were.
+        from: Mode,
+        /// What they will be.
+        to: Mode,
     },
 }
 
@@ -83,8 +89,8 @@ impl OperationWriter {
         let (kind, number) = match action {
             Action::Exchange { inode } => (EXCHANGE, inode),
             Action::MoveIn { inode } => (MOVE_IN, inode),
-            Action::MoveOut { inode } => (MOVE_OUT, inode),
-            Action::Chmod { mode } => (CHMOD, mode.bits().into()),
+            Action::MoveOut => (MOVE_OUT, 0),
+            Action::Chmod { from, to } => (CHMOD, u64::from(from.bits()) << 32 | u64::from(to.bits())),
         };
         let len =
             u16::try_from(path.len()).map_err(|_| AgentError::new(Kind::Invalid, "a path is too long"))?;
@@ -129,12 +135,25 @@ impl OperationReader {
         Ok((header, reader))
     }
 
+    /// Reads a journal to its end: a damaged one must not be half done.
+    pub fn check(path: &Path) -> Result<Header> {
+        let (header, operations) = Self::open(path)?;
+        let header = header.ok_or_else(damaged)?;
+        let mut count = 0;
+        for operation in operations {
+            operation?;
+            count += 1;
+        }
+        if count == header.operations { Ok(header) } else { Err(damaged()) }
+    }
+
     fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
         self.input.read_exact(bytes).map_err(AgentError::io("reading the journal"))
     }
 
     fn operation(&mut self, kind: u8) -> Result<Operation> {
-        let damaged = || AgentError::new(Kind::Invalid, "the journal is damaged");
+        let mode =
+            |bytes: std::result::Result<[u8; 4], _>| Mode::from_bits(bytes.map_or(0, u32::from_le_bytes));
         let (mut number, mut len) = ([0; 8], [0; 2]);
         self.fill(&mut number)?;
         self.fill(&mut len)?;
@@ -144,12 +163,22 @@ impl OperationReader {
         let action = match kind {
             EXCHANGE => Action::Exchange { inode },
             MOVE_IN => Action::MoveIn { inode },
-            MOVE_OUT => Action::MoveOut { inode },
-            CHMOD => Action::Chmod { mode: Mode::from_bits(u32::try_from(inode).map_err(|_| damaged())?) },
+            MOVE_OUT => Action::MoveOut,
+            CHMOD => Action::Chmod { from: mode(number[4..].try_into()), to: mode(number[..4].try_into()) },
             _ => return Err(damaged()),
         };
-        Ok(Operation { path: String::from_utf8(path).map_err(|_| damaged())?, action })
+        let path = String::from_utf8(path).map_err(|_| damaged())?;
+        // A path that leads out is none of ours, whoever wrote it.
+        if path.split('/').any(|name| matches!(name, "" | "." | "..")) {
+            return Err(damaged());
+        }
+        Ok(Operation { path, action })
     }
+}
+
+fn damaged() -> AgentError {
+    AgentError::new(Kind::Invalid, "the journal of an interrupted change is damaged")
+        .hint("remove the state directory beside the target, then kkartifact-agent adopt and pull")
 }
 
 impl Iterator for OperationReader {
@@ -170,14 +199,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn paths_that_lead_out_and_cut_journals_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        for bad in ["..", "a/../../b", "/etc/shadow", "a//b", ""] {
+            let mut writer = OperationWriter::create(&path, None).unwrap();
+            writer.push(bad, Action::MoveOut).unwrap();
+            writer.finish().unwrap();
+            let (_, mut reader) = OperationReader::open(&path).unwrap();
+            assert_eq!(reader.next().unwrap().unwrap_err().kind, Kind::Invalid, "{bad:?}");
+        }
+        let header = Header { to: State::sample(), operations: 2, repair: false, report: None };
+        let mut writer = OperationWriter::create(&path, Some(&header)).unwrap();
+        for path in ["a", "b"] {
+            writer.push(path, Action::MoveOut).unwrap();
+        }
+        writer.finish().unwrap();
+        assert_eq!(OperationReader::check(&path).unwrap(), header);
+        let whole = std::fs::read(&path).unwrap();
+        for cut in [3, 20, whole.len() - 12, whole.len() - 5] {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            assert!(OperationReader::check(&path).is_err(), "{cut}");
+        }
+    }
+
+    #[test]
     fn operations_come_back_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
         let operations = [
             ("a", Action::Exchange { inode: 1 }),
             ("b/c", Action::MoveIn { inode: u64::MAX }),
-            ("d", Action::MoveOut { inode: 3 }),
-            ("ü", Action::Chmod { mode: Mode::from_bits(0o750) }),
+            ("d", Action::MoveOut),
+            ("ü", Action::Chmod { from: Mode::from_bits(0o555), to: Mode::from_bits(0o750) }),
         ];
         let mut writer = OperationWriter::create(&path, None).unwrap();
         for (path, action) in operations {

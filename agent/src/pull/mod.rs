@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`state`] | what is kept beside the target |
+//! | [`state`], [`state_dir`] | what is kept beside the target, and where |
 //! | [`fetch`] | gets the manifest |
 //! | [`plan`] | what has to change |
 //! | [`source`] | content that is on this host already |
@@ -27,13 +27,16 @@ mod report;
 pub mod source;
 pub mod stage;
 pub mod state;
+mod state_dir;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
-use kkartifact_model::api::version::{BuildInfo, Version, VersionState};
+use kkartifact_model::api::version::{PullReport as Report, Version};
 use kkartifact_model::size::ByteSize;
+use kkartifact_model::time::Clock;
 use kkartifact_model::{AppName, ProjectName, TreeDigest, VersionName, VersionRef, failpoint};
 use serde::Serialize;
 
@@ -44,6 +47,7 @@ use crate::manifest_file::ManifestFile;
 use crate::push::{seconds, short};
 use converge::{Converged, Guards, Wanted};
 use plan::{Counts, Shown};
+use report::Pending;
 use state::{Deployed, State, Target};
 
 /// What to pull.
@@ -68,8 +72,8 @@ pub struct PullReport {
     pub project: ProjectName,
     /// Whose.
     pub app: AppName,
-    /// The version in place now.
-    pub version: VersionName,
+    /// The version in place now; absent for adopted content that is no version of the server.
+    pub version: Option<VersionName>,
     /// What makes the content the same.
     pub tree_digest: TreeDigest,
     /// The version in place before.
@@ -117,16 +121,11 @@ impl fmt::Display for PullReport {
             Outcome::RolledBack => "✓ rolled back to",
             Outcome::DryRun => "would apply",
         };
-        let before = self.previous.as_ref().filter(|before| **before != self.version);
+        let before = self.previous.as_ref().filter(|before| Some(*before) != self.version.as_ref());
         let before = before.map(|before| format!(" (was {before})")).unwrap_or_default();
-        writeln!(
-            f,
-            "{what} {}/{} {}{before}, tree {}",
-            self.project,
-            self.app,
-            self.version,
-            short(&self.tree_digest)
-        )?;
+        let (project, app, tree) = (&self.project, &self.app, short(&self.tree_digest));
+        let version = self.version.as_ref().map_or("content of no version", |version| version.as_str());
+        writeln!(f, "{what} {project}/{app} {version}{before}, tree {tree}")?;
         for shown in &self.changes {
             writeln!(f, "    {} {}", shown.change, shown.path)?;
         }
@@ -140,13 +139,23 @@ impl fmt::Display for PullReport {
     }
 }
 
+/// What a directory is to become.
+struct Goal {
+    project: ProjectName,
+    app: AppName,
+    deployed: Deployed,
+    manifest: ManifestFile,
+    ignore: Vec<String>,
+    rollback: bool,
+}
+
 /// Pulls a version.
 pub async fn pull(agent: &Agent, options: &PullOptions) -> Result<PullReport> {
     let started = Instant::now();
     let (project, app) = agent.config.app()?;
     let target = Target::open(&options.path)?;
     failpoint::reach("pull.locked");
-    let finished = change::recover(&target).await?;
+    let finished = recover(&target, options.dry_run).await?;
     let state = target.state()?;
     check_belongs(agent, &target, state.as_ref(), &project, &app)?;
 
@@ -155,37 +164,106 @@ pub async fn pull(agent: &Agent, options: &PullOptions) -> Result<PullReport> {
     let manifest = fetch::manifest(agent, &target, state.as_ref(), &version).await?;
     step.done();
     failpoint::reach("pull.manifest-stored");
-    let wanted = wanted(agent, &version, manifest, state.as_ref());
+    let ignore = agent.config.ignore.clone();
+    let goal = Goal { project, app, deployed: deployed(&version), manifest, ignore, rollback: false };
     let guards = Guards { force: options.force, max_delete: agent.config.max_delete };
     let show = options.dry_run.then_some(options.show);
-    let converged = converge::converge(agent, &target, wanted, &guards, show).await?;
-    let outcome = match (options.dry_run, converged.applied) {
-        (true, _) => Outcome::DryRun,
-        (false, true) => Outcome::Applied,
-        (false, false) => Outcome::Unchanged,
-    };
-    let mut report = describe(agent, &version, state.as_ref(), outcome, converged, started);
-    report.finished = finished.map(|state| state.current.shown());
-    report::send(agent, &target, &report).await?;
-    Ok(report)
+    reach(agent, &target, state.as_ref(), goal, &guards, show, (started, finished)).await
 }
 
-/// A version of the server as a change's goal.
-fn wanted(agent: &Agent, version: &Version, manifest: ManifestFile, state: Option<&State>) -> Wanted {
-    let path = VersionPath {
-        project: version.project.clone(),
-        app: version.app.clone(),
-        version: version.version.clone(),
-    };
-    let current = Deployed {
+/// Finishes an interrupted change, unless only looking.
+async fn recover(target: &Arc<Target>, dry_run: bool) -> Result<Option<State>> {
+    if !dry_run {
+        return change::recover(target).await;
+    }
+    if !target.is_interrupted() {
+        return Ok(None);
+    }
+    let message = format!("a change of {} was interrupted", target.path.display());
+    Err(AgentError::new(Kind::Conflict, message).hint("run it without --dry-run: that finishes the change"))
+}
+
+fn deployed(version: &Version) -> Deployed {
+    Deployed {
         version: Some(version.version.clone()),
         tree_digest: version.tree_digest,
         manifest_digest: version.manifest_digest,
-    };
-    Wanted {
+    }
+}
+
+/// Brings the directory to a goal, and tells the server.
+async fn reach(
+    agent: &Agent,
+    target: &Arc<Target>,
+    state: Option<&State>,
+    goal: Goal,
+    guards: &Guards,
+    show: Option<usize>,
+    (started, finished): (Instant, Option<State>),
+) -> Result<PullReport> {
+    let Goal { project, app, deployed, manifest, ignore, rollback } = goal;
+    let path = deployed.version.clone().map(|version| VersionPath {
+        project: project.clone(),
+        app: app.clone(),
+        version,
+    });
+    let before = state.and_then(|state| state.current.version.clone());
+    let wanted = Wanted {
         manifest,
-        remote: Some((agent.client.clone(), path)),
-        to: next_state(agent, state, version.project.clone(), version.app.clone(), current),
+        remote: path.clone().map(|path| (agent.client.clone(), path)),
+        to: next_state(agent, state, project.clone(), app.clone(), deployed.clone(), ignore),
+        report: path.map(|path| pending(agent, target, path, before.clone(), rollback)),
+        started,
+    };
+    let Converged { counts, shown, applied } =
+        converge::converge(agent, target, wanted, guards, show).await?;
+    let outcome = match (show.is_some(), applied, rollback) {
+        (true, _, _) => Outcome::DryRun,
+        (false, true, true) => Outcome::RolledBack,
+        (false, true, false) => Outcome::Applied,
+        (false, false, _) => Outcome::Unchanged,
+    };
+    if outcome != Outcome::DryRun {
+        report::send(agent, target).await?;
+    }
+    let (bytes_sent, bytes_received) = agent.client.moved();
+    Ok(PullReport {
+        project,
+        app,
+        version: deployed.version,
+        tree_digest: deployed.tree_digest,
+        previous: before,
+        outcome,
+        counts,
+        changes: shown,
+        bytes_sent,
+        bytes_received,
+        milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        finished: finished.map(|state| state.current.shown()),
+    })
+}
+
+/// What the server will be told, but for what only the end shows.
+fn pending(
+    agent: &Agent,
+    target: &Target,
+    path: VersionPath,
+    previous: Option<VersionName>,
+    rollback: bool,
+) -> Pending {
+    Pending {
+        change: Clock::System.now(),
+        project: path.project,
+        app: path.app,
+        version: path.version,
+        report: Report {
+            agent: agent.info.clone(),
+            target: target.path.display().to_string(),
+            previous,
+            bytes_received: 0,
+            duration_ms: 0,
+            rollback,
+        },
     }
 }
 
@@ -196,11 +274,12 @@ fn next_state(
     project: ProjectName,
     app: AppName,
     current: Deployed,
+    ignore: Vec<String>,
 ) -> State {
-    if let Some(state) =
-        state.filter(|state| state.current == current && state.server_url == agent.config.server_url)
-    {
-        return state.clone();
+    let server_url = agent.config.server_url.clone();
+    let unchanged = state.filter(|state| state.current == current && state.server_url == server_url);
+    if let Some(state) = unchanged {
+        return State { ignore, ..state.clone() };
     }
     // What was before stays what was before, if nothing but times or names change.
     let previous = match state {
@@ -208,33 +287,7 @@ fn next_state(
         Some(state) => Some(state.current.clone()),
         None => None,
     };
-    let applied_at = kkartifact_model::time::Clock::System.now();
-    State { server_url: agent.config.server_url.clone(), project, app, current, previous, applied_at }
-}
-
-fn describe(
-    agent: &Agent,
-    version: &Version,
-    before: Option<&State>,
-    outcome: Outcome,
-    converged: Converged,
-    started: Instant,
-) -> PullReport {
-    let (bytes_sent, bytes_received) = agent.client.moved();
-    PullReport {
-        project: version.project.clone(),
-        app: version.app.clone(),
-        version: version.version.clone(),
-        tree_digest: version.tree_digest,
-        previous: before.and_then(|state| state.current.version.clone()),
-        outcome,
-        counts: converged.counts,
-        changes: converged.shown,
-        bytes_sent,
-        bytes_received,
-        milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        finished: None,
-    }
+    State { server_url, project, app, current, previous, applied_at: Clock::System.now(), ignore }
 }
 
 /// Refuses a directory that is somebody else's: another app's, or nobody's and not empty.
@@ -289,63 +342,34 @@ pub struct RollbackOptions {
 /// Goes back to an earlier version. From this host's own content where it can, else with the server's help.
 pub async fn rollback(agent: &Agent, options: &RollbackOptions) -> Result<PullReport> {
     let started = Instant::now();
-    let target = Target::open(&options.path)?;
-    let finished = change::recover(&target).await?;
     let nothing = || {
         AgentError::new(Kind::Conflict, "there is no earlier version on this host")
             .hint("kkartifact-agent versions")
     };
+    let target = Target::existing(&options.path)?.ok_or_else(nothing)?;
+    let finished = recover(&target, options.dry_run).await?;
     let state = target.state()?.ok_or_else(nothing)?;
-    let to = match &options.to {
-        Some(name) => name.clone(),
-        None => state.previous.as_ref().and_then(|previous| previous.version.clone()).ok_or_else(nothing)?,
+    let known = match &options.to {
+        Some(name) => std::iter::once(&state.current)
+            .chain(&state.previous)
+            .find(|deployed| deployed.version.as_ref() == Some(name)),
+        // Also what was adopted, which has no name.
+        None => Some(state.previous.as_ref().ok_or_else(nothing)?),
     };
-    let local = local_version(&target, &state, &to);
-    let (version, manifest) = if let Some(local) = local {
+    let local = known.and_then(|known| Some((known.clone(), target.manifest(&known.manifest_digest)?)));
+    let (deployed, manifest) = if let Some(local) = local {
         local
     } else {
-        let which = VersionRef::Name(to);
-        let version = agent.client.version(&state.project, &state.app, &which).await?;
+        let name = options.to.clone().or_else(|| known?.version.clone()).ok_or_else(nothing)?;
+        let version = agent.client.version(&state.project, &state.app, &VersionRef::Name(name)).await?;
         let manifest = fetch::manifest(agent, &target, Some(&state), &version).await?;
-        (version, manifest)
+        (deployed(&version), manifest)
     };
-    let wanted = wanted(agent, &version, manifest, Some(&state));
+    let (project, app) = (state.project.clone(), state.app.clone());
+    let ignore = state.all_ignored(&agent.config.ignore);
+    let goal = Goal { project, app, deployed, manifest, ignore, rollback: true };
     // Going back is what people do in a hurry: the guards are for going forward.
     let guards = Guards { force: true, max_delete: 100 };
     let show = options.dry_run.then_some(options.show);
-    let converged = converge::converge(agent, &target, wanted, &guards, show).await?;
-    let outcome = match (options.dry_run, converged.applied) {
-        (true, _) => Outcome::DryRun,
-        (false, true) => Outcome::RolledBack,
-        (false, false) => Outcome::Unchanged,
-    };
-    let mut report = describe(agent, &version, Some(&state), outcome, converged, started);
-    report.finished = finished.map(|state| state.current.shown());
-    report::send(agent, &target, &report).await?;
-    Ok(report)
-}
-
-/// A version whose manifest is on this host: no need to ask the server.
-fn local_version(target: &Target, state: &State, name: &VersionName) -> Option<(Version, ManifestFile)> {
-    let known = std::iter::once(&state.current).chain(&state.previous);
-    let deployed = known.into_iter().find(|deployed| deployed.version.as_ref() == Some(name))?;
-    let manifest = target.manifest(&deployed.manifest_digest)?;
-    let root = manifest.root();
-    let version = Version {
-        project: state.project.clone(),
-        app: state.app.clone(),
-        version: name.clone(),
-        state: VersionState::Published,
-        tree_digest: deployed.tree_digest,
-        manifest_digest: deployed.manifest_digest,
-        entry_count: root.entries(),
-        file_count: root.files,
-        bytes: root.bytes,
-        build: BuildInfo::default(),
-        created_at: state.applied_at,
-        created_by: String::new(),
-        deleted_at: None,
-        channels: Vec::new(),
-    };
-    Some((version, manifest))
+    reach(agent, &target, Some(&state), goal, &guards, show, (started, finished)).await
 }

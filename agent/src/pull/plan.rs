@@ -4,7 +4,7 @@ use std::iter::Peekable;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use kkartifact_model::manifest::{Entry, FileNode, Mtime, Node, RefSet};
+use kkartifact_model::manifest::{Entry, FileNode, Mode, Mtime, Node, RefSet};
 use kkartifact_model::path::{is_below, is_reserved};
 use rustix::fs::readlinkat;
 use serde::Serialize;
@@ -266,7 +266,7 @@ impl Planner<'_> {
         match (&want.node, stat.kind) {
             (Node::Directory { mode }, Kind::Directory) => {
                 if *mode != stat.mode {
-                    self.chmod(path, *mode)?;
+                    self.chmod(path, stat.mode, *mode)?;
                 }
                 let below = open_dir(dir, &found.shown);
                 let below = below.map_err(AgentError::os(format!("opening directory {path:?}")))?;
@@ -274,7 +274,7 @@ impl Planner<'_> {
             }
             (Node::File(file), Kind::File) if self.same_content(dir, path, found, file)? => {
                 self.counts.kept += 1;
-                if file.mode == stat.mode { Ok(()) } else { self.chmod(path, file.mode) }
+                if file.mode == stat.mode { Ok(()) } else { self.chmod(path, stat.mode, file.mode) }
             }
             (Node::Symlink { target }, Kind::Symlink) if points_to(dir, path, &found.shown, target)? => {
                 self.counts.kept += 1;
@@ -296,10 +296,10 @@ impl Planner<'_> {
         }
     }
 
-    fn chmod(&mut self, path: &str, mode: kkartifact_model::manifest::Mode) -> Result<()> {
+    fn chmod(&mut self, path: &str, from: Mode, to: Mode) -> Result<()> {
         self.counts.changed += 1;
         self.show('~', path);
-        self.operations.push(path, Action::Chmod { mode })
+        self.operations.push(path, Action::Chmod { from, to })
     }
 
     fn exchange(&mut self, path: &str, place: u64, want: &Entry) -> Result<()> {
@@ -349,7 +349,7 @@ impl Planner<'_> {
             }
             _ => {
                 self.count_stale(dir, path, found)?;
-                self.operations.push(path, Action::MoveOut { inode: found.stat.ino })
+                self.operations.push(path, Action::MoveOut)
             }
         }
     }

@@ -1,7 +1,7 @@
 //! After a change: what is known of the files in place, and of those that it took out, so that the next run need
 //! not read them.
 
-use kkartifact_model::manifest::RefSet;
+use kkartifact_model::manifest::{Mtime, RefSet};
 use rustix::fs::{AtFlags, statat};
 
 use super::state::Target;
@@ -10,8 +10,14 @@ use crate::manifest_file::ManifestFile;
 use crate::stat_cache::{StatReader, StatWriter, clock_now};
 use crate::tree::{DirStack, FileStat, open_root};
 
-/// Writes `stats` for the files in place.
-pub(super) fn remember_current(target: &Target, manifest: &ManifestFile, staged: &RefSet) -> Result<()> {
+/// Writes `stats` for the files in place. What was staged is only taken for known if nobody has written it since:
+/// it has the size and time that it was staged with, or a time before the staging was complete.
+pub(super) fn remember_current(
+    target: &Target,
+    manifest: &ManifestFile,
+    staged: &RefSet,
+    staged_until: Mtime,
+) -> Result<()> {
     let looked = clock_now();
     let Some(root) = target.root()? else { return Ok(()) };
     let mut dirs = DirStack::existing(root);
@@ -22,7 +28,11 @@ pub(super) fn remember_current(target: &Target, manifest: &ManifestFile, staged:
         let Some(file) = entry.file() else { continue };
         let path = entry.path.as_str();
         if staged.contains(place) {
-            if let Some(stat) = look(&mut dirs, path) {
+            let untouched = |stat: &FileStat| {
+                stat.size == file.size
+                    && file.mtime.map_or(stat.mtime <= staged_until, |own| stat.mtime == own)
+            };
+            if let Some(stat) = look(&mut dirs, path).filter(untouched) {
                 out.push(path, &stat, &file.sha256, looked)?;
             }
         } else if let Some(cached) = kept.find(path) {

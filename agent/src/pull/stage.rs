@@ -43,6 +43,8 @@ pub struct Wanted {
     pub refs: RefSet,
     /// Their bytes.
     pub bytes: u64,
+    /// Bytes that staging takes on the disk.
+    pub room: u64,
     /// Places of files → the place of a staged file with the same content.
     copies: HashMap<u64, u64>,
     /// Files that are there by a link.
@@ -58,6 +60,7 @@ impl Staging {
         let mut wanted = Wanted {
             refs: RefSet::new(self.want.root().refs()),
             bytes: 0,
+            room: 0,
             copies: HashMap::new(),
             linked: RefSet::new(self.want.root().entries()),
         };
@@ -73,6 +76,7 @@ impl Staging {
                 wanted.linked.insert(place);
                 continue;
             }
+            wanted.room += file.size;
             let missing: Vec<_> =
                 file.chunks.iter().zip(refs).filter(|(c, _)| !self.sources.may_have(&c.id)).collect();
             if missing.is_empty() {
@@ -162,7 +166,7 @@ impl Staging {
                 continue;
             }
             let path = entry.path.as_str();
-            let out = open_staged(&mut dirs, path)?;
+            let out = open_staged(&mut dirs, path, OFlags::RDWR)?;
             let mut offset = 0;
             for (chunk, index) in file.chunks.iter().zip(refs) {
                 if failed.contains(index) {
@@ -193,7 +197,7 @@ impl Staging {
         for (to, from) in places {
             let (to, from) = (self.want.entry_at(*to)?, self.want.entry_at(*from)?);
             let Some(file) = to.file() else { continue };
-            let mut source = open_staged(&mut dirs, from.path.as_str())?;
+            let mut source = open_staged(&mut dirs, from.path.as_str(), OFlags::RDONLY)?;
             let mut out = create(&mut dirs, to.path.as_str())?;
             std::io::copy(&mut source, &mut out).map_err(AgentError::io(format!("writing {:?}", to.path)))?;
             finish_file(&out, to.path.as_str(), file)?;
@@ -319,12 +323,12 @@ impl<'a> Worker<'a> {
             return Ok(false);
         }
         if self.wanted.linked.contains(place) {
-            let out = open_staged(&mut self.dirs, path)?;
+            let out = open_staged(&mut self.dirs, path, OFlags::RDONLY)?;
             finish_file(&out, path, file)?;
             return Ok(true);
         }
         let out = create(&mut self.dirs, path)?;
-        let mut offset = 0;
+        let (mut offset, mut complete) = (0, true);
         for (index, chunk) in (first_ref..).zip(&file.chunks) {
             let bytes = if self.wanted.refs.contains(index) {
                 let Some(stream) = &mut self.stream else {
@@ -338,16 +342,18 @@ impl<'a> Worker<'a> {
             } else {
                 self.local.read(chunk)
             };
-            match bytes {
-                Some(bytes) => {
-                    out.write_all_at(&bytes, offset).map_err(AgentError::io(format!("writing {path:?}")))?;
-                }
-                None => failed.lock().unwrap_or_else(PoisonError::into_inner).insert(index),
+            if let Some(bytes) = bytes {
+                out.write_all_at(&bytes, offset).map_err(AgentError::io(format!("writing {path:?}")))?;
+            } else {
+                complete = false;
+                failed.lock().unwrap_or_else(PoisonError::into_inner).insert(index);
             }
             offset += u64::from(chunk.len);
         }
-        finish_file(&out, path, file)?;
-        Ok(true)
+        if complete {
+            finish_file(&out, path, file)?;
+        }
+        Ok(complete)
     }
 }
 
@@ -369,14 +375,11 @@ fn create(dirs: &mut DirStack, path: &str) -> Result<File> {
     openat(dir.as_fd(), name, flags, raw(Mode::from_bits(0o600))).map(File::from).map_err(failed())
 }
 
-fn open_staged(dirs: &mut DirStack, path: &str) -> Result<File> {
+fn open_staged(dirs: &mut DirStack, path: &str, access: OFlags) -> Result<File> {
     let failed = || AgentError::os(format!("opening staged {path:?}"));
     let (dir, name) = dirs.parent_of(path).map_err(failed())?;
-    let open = |flags| {
-        openat(dir.as_fd(), name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, rustix::fs::Mode::empty())
-    };
-    // A file that nobody may write can still get its mode and time.
-    open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)).map(File::from).map_err(failed())
+    let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(dir.as_fd(), name, flags, rustix::fs::Mode::empty()).map(File::from).map_err(failed())
 }
 
 /// Gives a complete file its mode and time.

@@ -15,25 +15,27 @@
 //!   journal             a change in progress
 //!   previous/tree       what the last change took out: the staging tree after the exchange
 //!   leftover/tree       staging that was interrupted: a source of content
-//!   report.json         a report that the server has not got yet
+//!   trash/              trees to be removed
+//!   report.json         reports that the server has not got yet
 //! ```
 
 use std::fs;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use kkartifact_model::path::STATE_SUFFIX;
 use kkartifact_model::{AppName, ManifestDigest, ProjectName, TreeDigest, VersionName};
-use rustix::fs::FlockOperation;
+use rustix::fs::{CWD, FlockOperation};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
+use super::state_dir::{absolute, check_private, open_up, private_dir, state_dir};
 use crate::error::{AgentError, Kind, Result};
 use crate::manifest_file::ManifestFile;
-use crate::tree::open_root;
+use crate::tree::open_dir;
 
 /// What is in place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,9 +53,28 @@ pub struct State {
     pub previous: Option<Deployed>,
     /// Since when.
     pub applied_at: DateTime<Utc>,
+    /// The ignore rules that it was put there with: whatever comes later, and wherever it is called from, must
+    /// not take what they protect for stale.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore: Vec<String>,
 }
 
 impl State {
+    /// A state for tests.
+    #[cfg(test)]
+    pub(crate) fn sample() -> Self {
+        let text = r#"{"server_url":"http://x","project":"p","app":"a","applied_at":"2026-01-01T00:00:00Z",
+            "current":{"version":"v1","tree_digest":"TREE","manifest_digest":"MANIFEST"}}"#;
+        let digest = "0".repeat(64);
+        serde_json::from_str(&text.replace("TREE", &digest).replace("MANIFEST", &digest)).unwrap()
+    }
+
+    /// The rules of then and of now together: for whoever looks, or goes back.
+    pub fn all_ignored(&self, now: &[String]) -> Vec<String> {
+        let more = now.iter().filter(|rule| !self.ignore.contains(rule));
+        self.ignore.iter().chain(more).cloned().collect()
+    }
+
     /// The text of `state.json`.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         serde_json::to_vec_pretty(self).map_err(|error| AgentError::new(Kind::Failed, error.to_string()))
@@ -90,18 +111,42 @@ pub struct Target {
 }
 
 impl Target {
-    /// Takes hold of a target.
+    /// Takes hold of a target, which need not exist yet.
     pub fn open(path: &Path) -> Result<Arc<Self>> {
         let path = absolute(path)?;
         let dir = state_dir(&path)?;
-        fs::create_dir_all(dir.join("manifests"))
-            .map_err(AgentError::io(format!("creating {}", dir.display())))?;
+        let above = dir.parent().unwrap_or(&path);
+        fs::create_dir_all(above).map_err(AgentError::io(format!("creating {}", above.display())))?;
+        private_dir(&dir)?;
+        Self::hold(path, dir)
+    }
+
+    /// Takes hold of a target that the agent knows, to look at it: nothing is made.
+    pub fn existing(path: &Path) -> Result<Option<Arc<Self>>> {
+        let path = absolute(path)?;
+        let dir = state_dir(&path)?;
+        if dir.is_dir() { Self::hold(path, dir).map(Some) } else { Ok(None) }
+    }
+
+    fn hold(path: PathBuf, dir: PathBuf) -> Result<Arc<Self>> {
+        check_private(&dir)?;
+        // Made early: on a full disk nothing can be made, but things can still be put aside.
+        private_dir(&dir.join("manifests"))?;
+        private_dir(&dir.join("trash"))?;
         let lock = fs::File::create(dir.join("lock")).map_err(AgentError::io("creating a lock"))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            AgentError::new(Kind::Busy, format!("another agent works on {}", path.display()))
-                .hint("wait until it is done")
-        })?;
-        Ok(Arc::new(Self { path, dir, _lock: lock }))
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Arc::new(Self { path, dir, _lock: lock })),
+            Err(Errno::WOULDBLOCK) => {
+                let message = format!("another agent works on {}", path.display());
+                Err(AgentError::new(Kind::Busy, message).hint("wait until it is done"))
+            }
+            Err(error) => Err(AgentError::os(format!("locking {}", dir.display()))(error)),
+        }
+    }
+
+    /// Whether a change was interrupted: until it is finished, the directory is a mix of two versions.
+    pub fn is_interrupted(&self) -> bool {
+        self.file("journal").is_file()
     }
 
     /// A file or directory of the state.
@@ -109,16 +154,15 @@ impl Target {
         self.dir.join(name)
     }
 
-    /// The target directory, if it exists.
+    /// The target directory, if it exists. Links to it were resolved before: one that takes its place is refused.
     pub fn root(&self) -> Result<Option<OwnedFd>> {
-        match fs::symlink_metadata(&self.path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(AgentError::io(format!("looking at {}", self.path.display()))(error)),
-            Ok(found) if found.is_dir() => open_root(&self.path).map(Some),
-            Ok(found) if found.is_symlink() && self.path.is_dir() => open_root(&self.path).map(Some),
-            Ok(_) => {
+        match open_dir(CWD, &self.path) {
+            Ok(root) => Ok(Some(root)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOTDIR | Errno::LOOP) => {
                 Err(AgentError::new(Kind::Invalid, format!("{} is not a directory", self.path.display())))
             }
+            Err(error) => Err(AgentError::os(format!("opening {}", self.path.display()))(error)),
         }
     }
 
@@ -140,9 +184,9 @@ impl Target {
         self.file("manifests").join(digest.to_string())
     }
 
-    /// A manifest that is kept.
+    /// A manifest that is kept, if it is there and whole.
     pub fn manifest(&self, digest: &ManifestDigest) -> Option<ManifestFile> {
-        ManifestFile::open(&self.manifest_path(digest)).ok()
+        ManifestFile::open(&self.manifest_path(digest)).ok().filter(ManifestFile::is_intact)
     }
 
     /// Replaces a file of the state, durably.
@@ -155,10 +199,47 @@ impl Target {
         self.sync()
     }
 
-    /// Removes a file or directory of the state, if it is there.
+    /// Removes a file of the state, if it is there.
     pub fn remove(&self, name: &str) -> Result<()> {
         let path = self.file(name);
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(AgentError::io(format!("removing {}", path.display()))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a directory of the state aside, if it is there, to be removed when there is time: removing a tree can
+    /// take long and fail, a rename can't.
+    pub fn discard(&self, name: &str) -> Result<()> {
+        let to = self.file("trash").join(Uuid::new_v4().simple().to_string());
+        match fs::rename(self.file(name), to) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(AgentError::io(format!("putting {name} aside"))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what was put aside.
+    pub fn empty_trash(&self) -> Result<()> {
+        let trash = fs::read_dir(self.file("trash")).map_err(AgentError::io("listing the trash"))?;
+        for entry in trash {
+            let name = entry.map_err(AgentError::io("listing the trash"))?.file_name();
+            self.remove_tree(Path::new("trash").join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Removes a directory of the state, if it is there.
+    pub fn remove_tree(&self, name: impl AsRef<Path>) -> Result<()> {
+        let path = self.dir.join(name);
+        let mut removed = fs::remove_dir_all(&path);
+        if matches!(&removed, Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied) {
+            // Directories that their owner may not write are not emptied.
+            removed = open_up(&path).and_then(|()| fs::remove_dir_all(&path));
+        }
         match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(AgentError::io(format!("removing {}", path.display()))(error))
@@ -181,9 +262,13 @@ impl Target {
     /// Removes what a finished change leaves: what was downloaded before, and manifests that neither the version
     /// in place nor the one before needs.
     pub fn tidy(&self, state: &State) -> Result<()> {
-        for name in ["leftover", "operations", "stats.kept", "stats.taken", "manifest.new"] {
+        for name in ["operations", "stats.kept", "stats.taken", "manifest.new"] {
             self.remove(name)?;
         }
+        for name in ["leftover", "staging"] {
+            self.discard(name)?;
+        }
+        self.empty_trash()?;
         let needed: Vec<_> = std::iter::once(&state.current)
             .chain(&state.previous)
             .map(|deployed| deployed.manifest_digest.to_string())
@@ -199,46 +284,47 @@ impl Target {
     }
 }
 
-fn absolute(path: &Path) -> Result<PathBuf> {
-    let path = std::path::absolute(path).map_err(AgentError::io(format!("resolving {}", path.display())))?;
-    // Where the directory exists, links above it are resolved, so that it has one state whatever it is called.
-    Ok(path.canonicalize().unwrap_or(path))
-}
-
-/// Where the state of a target is. Made if need be.
-fn state_dir(path: &Path) -> Result<PathBuf> {
-    let inside = path.join(STATE_SUFFIX);
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(AgentError::usage(format!("{} can't be a target", path.display())));
-    };
-    let beside = parent.join(format!(".{}{STATE_SUFFIX}", name.to_string_lossy()));
-    if inside.is_dir() || is_mount_point(path, parent) {
-        return private_dir(&inside).map(|()| inside);
-    }
-    fs::create_dir_all(parent).map_err(AgentError::io(format!("creating {}", parent.display())))?;
-    match private_dir(&beside) {
-        Ok(()) => Ok(beside),
-        Err(_) if path.is_dir() => private_dir(&inside).map(|()| inside),
-        Err(error) => Err(error),
-    }
-}
-
-fn is_mount_point(path: &Path, parent: &Path) -> bool {
-    matches!((fs::metadata(path), fs::metadata(parent)), (Ok(own), Ok(above)) if own.dev() != above.dev())
-}
-
-/// A directory that only its owner may enter.
-fn private_dir(path: &Path) -> Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map_err(AgentError::io(format!("creating {}", path.display()))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_state_that_others_could_have_written_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("app");
+        drop(Target::open(&target).unwrap());
+        let state = dir.path().join(".app.kkartifact");
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(Target::open(&target).unwrap_err().kind, Kind::Guard);
+        fs::remove_dir_all(&state).unwrap();
+        let elsewhere = dir.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &state).unwrap();
+        assert_eq!(Target::open(&target).unwrap_err().kind, Kind::Guard);
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn looking_makes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Target::existing(&dir.path().join("not/there")).unwrap().is_none());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn trash_is_emptied_also_of_what_its_owner_may_not_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = Target::open(&dir.path().join("app")).unwrap();
+        fs::create_dir_all(target.file("previous/tree/lib/ro")).unwrap();
+        fs::write(target.file("previous/tree/lib/ro/f"), "x").unwrap();
+        fs::set_permissions(target.file("previous/tree/lib/ro"), fs::Permissions::from_mode(0o555)).unwrap();
+        target.discard("previous").unwrap();
+        target.discard("previous").unwrap();
+        assert!(!target.file("previous").exists());
+        target.empty_trash().unwrap();
+        assert_eq!(fs::read_dir(target.file("trash")).unwrap().count(), 0);
+    }
 
     #[test]
     fn the_state_lies_beside_the_target_and_is_private() {

@@ -266,7 +266,7 @@ impl Pushing<'_> {
         };
         let step = self.agent.progress.step("manifest");
         let stream = self.cache.write_stream(self.manifest, base)?;
-        let mut missing = decode(&client.upload_manifest(upload, &stream).await?)?;
+        let mut missing = self.decode(&client.upload_manifest(upload, &stream).await?)?;
         step.done();
         let mut chunks = 0;
         for _ in 0..ROUNDS {
@@ -274,7 +274,7 @@ impl Pushing<'_> {
             match client.upload_finish(upload).await {
                 Ok(version) => return Ok((Outcome::Published, version, chunks)),
                 Err(error) if error.code == Some(Code::UploadIncomplete) => {
-                    missing = decode(&client.upload_missing(upload).await?)?;
+                    missing = self.decode(&client.upload_missing(upload).await?)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -293,7 +293,7 @@ impl Pushing<'_> {
                 Ok(chunks) => return Ok(sent + chunks),
                 Err(attempt) => patience.wait(attempt).await?,
             }
-            *missing = decode(&self.agent.client.upload_missing(upload).await?)?;
+            *missing = self.decode(&self.agent.client.upload_missing(upload).await?)?;
             let arrived = count.saturating_sub(missing.count());
             sent += arrived;
             if arrived > 0 {
@@ -302,10 +302,13 @@ impl Pushing<'_> {
         }
         Ok(sent)
     }
-}
 
-fn decode(missing: &Missing) -> Result<RefSet> {
-    let strange = || AgentError::new(Kind::Failed, "the server's list of missing content is not readable");
-    let bytes = STANDARD.decode(&missing.set).map_err(|_| strange())?;
-    RefSet::decode(&bytes, missing.refs).map_err(|_| strange())
+    /// The set of what is missing, which must be one of the manifest's references.
+    fn decode(&self, missing: &Missing) -> Result<RefSet> {
+        let strange =
+            || AgentError::new(Kind::Failed, "the server's list of missing content is not readable");
+        let refs = self.manifest.root().refs();
+        let bytes = STANDARD.decode(&missing.set).ok().filter(|_| missing.refs == refs);
+        RefSet::decode(&bytes.ok_or_else(strange)?, refs).map_err(|_| strange())
+    }
 }

@@ -173,7 +173,9 @@ impl Feeder {
         let path = entry.path.as_str();
         let open = |dirs: &mut DirStack| {
             let (dir, name) = dirs.parent_of(path)?;
-            openat(dir.as_fd(), name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            // Not blocking: a pipe may have taken the file's place.
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            openat(dir.as_fd(), name, flags, Mode::empty())
         };
         let source = File::from(open(&mut self.dirs).map_err(AgentError::os(format!("opening {path:?}")))?);
         // Only a file that goes whole, from first to last, can be verified by the server on the way.

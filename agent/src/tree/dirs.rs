@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 use crate::error::{AgentError, Result};
 
@@ -18,7 +19,7 @@ pub fn open_root(path: &Path) -> Result<OwnedFd> {
 }
 
 /// Opens a directory of a directory; a link is not one.
-pub fn open_dir(at: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
+pub fn open_dir(at: impl AsFd, name: impl Arg) -> Result<OwnedFd, Errno> {
     openat(at, name, DIRECTORY, Mode::empty())
 }
 
@@ -63,14 +64,14 @@ impl DirStack {
         self.open.truncate(same);
         for name in &components[same..] {
             let at = self.open.last().map_or(self.root.as_fd(), |(_, fd)| fd.as_fd());
-            let fd = match open_dir(at, name) {
+            let fd = match open_dir(at, *name) {
                 Err(Errno::NOENT) if self.create => {
                     match mkdirat(at, *name, Mode::from_raw_mode(0o700)) {
                         // Another thread was faster.
                         Ok(()) | Err(Errno::EXIST) => {}
                         Err(error) => return Err(error),
                     }
-                    open_dir(at, name)?
+                    open_dir(at, *name)?
                 }
                 other => other?,
             };

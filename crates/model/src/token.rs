@@ -62,7 +62,12 @@ pub struct MalformedToken;
 impl TokenText {
     /// Makes a token of random bytes.
     pub fn from_random(id: [u8; 10], secret: [u8; 20]) -> Self {
-        Self { id: TokenId(base32(&id)), secret: base32(&secret) }
+        Self::with_secret(&TokenId(base32(&id)), secret)
+    }
+
+    /// The token of this id with another secret.
+    pub fn with_secret(id: &TokenId, secret: [u8; 20]) -> Self {
+        Self { id: id.clone(), secret: base32(&secret) }
     }
 
     /// Reads a token and verifies its check part in constant time.

@@ -51,6 +51,10 @@ pub fn metrics() -> ApiResult<PrometheusHandle> {
         metrics::Unit::Bytes,
         "Content sent, as it was stored"
     );
+    metrics::describe_counter!(
+        "kkartifact_secret_checks_total",
+        "Secrets compared with their bcrypt: first uses, and wrong ones"
+    );
     metrics::describe_counter!("kkartifact_versions_published_total", "Versions published");
     *recorder = Some(handle.clone());
     Ok(handle)

@@ -55,7 +55,7 @@ impl TestDatabase {
     }
 
     /// The URL for a server's configuration; `None` for SQLite.
-    pub(crate) fn url(&self) -> Option<String> {
+    pub fn url(&self) -> Option<String> {
         match &self.config {
             DatabaseConfig::Postgres { url, .. } => Some(url.clone()),
             DatabaseConfig::Sqlite { .. } => None,

@@ -248,4 +248,48 @@ impl AgentProcess {
     pub fn start(&self, args: &[&str]) -> Child {
         self.command(args, None).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
+
+    /// Runs a bash script that calls `agent` and finds `directory` in `$W`, perhaps in another world: `wrapper` is
+    /// what it is run by, such as `unshare --mount`. Panics with what it printed, if it fails.
+    pub fn script(&self, wrapper: &[&str], directory: &Path, text: &str) -> String {
+        let text =
+            format!("set -euo pipefail\nagent() {{ \"$AGENT\" -q --config \"$CONFIG\" \"$@\"; }}\n{text}");
+        let words: Vec<_> = wrapper.iter().copied().chain(["bash", "-c", &text]).collect();
+        let done = Command::new(words[0])
+            .args(&words[1..])
+            .current_dir(&self.home)
+            .env("HOME", &self.home)
+            .env("KKARTIFACT_SERVER_URL", &self.url)
+            .env("KKARTIFACT_TOKEN", &self.token)
+            .envs([("KKARTIFACT_PROJECT", "shop"), ("KKARTIFACT_APP", "web")])
+            .env("W", directory)
+            .env("AGENT", self.programs.dir.join("kkartifact-agent"))
+            .env("CONFIG", self.home.join("agent.yml"))
+            .env("SERVER", self.programs.dir.join("kkartifact"))
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("XDG_CACHE_HOME")
+            .output()
+            .unwrap();
+        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "{}\n{out}\n{err}", done.status);
+        out.into_owned()
+    }
+}
+
+/// What runs a script where it may mount things that nobody else sees.
+pub fn with_mounts() -> &'static [&'static str] {
+    if rustix::process::geteuid().is_root() {
+        &["unshare", "--mount"]
+    } else {
+        &["unshare", "--user", "--map-root-user", "--mount"]
+    }
+}
+
+/// What runs a script without the rights of root, on files that are the user's own.
+pub fn without_privileges() -> &'static [&'static str] {
+    if rustix::process::geteuid().is_root() {
+        &["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
+    } else {
+        &["env"]
+    }
 }

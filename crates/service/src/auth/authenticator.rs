@@ -3,6 +3,7 @@
 //! Garbage costs one hash. A well-formed token costs one look-up, whose row is read on every request, so that a
 //! revocation holds at once; bcrypt runs at its first use only, and only so often at the same time.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, header};
@@ -28,17 +29,29 @@ pub struct Authenticator {
     /// Secrets that were found right: their digests, never the secrets.
     checked: Cache<TokenId, [u8; 32]>,
     checking: Semaphore,
+    /// How many secrets have been compared with their bcrypt.
+    compared: AtomicU64,
 }
 
 impl Authenticator {
     /// Remembers nothing yet.
     pub fn new(key: CheckKey, config: &Auth) -> Self {
-        Self { key, checked: Cache::new(config.remembered), checking: Semaphore::new(config.parallel_checks) }
+        Self {
+            key,
+            checked: Cache::new(config.remembered),
+            checking: Semaphore::new(config.parallel_checks),
+            compared: AtomicU64::new(0),
+        }
     }
 
     /// The key that tokens' check parts are made under.
     pub fn key(&self) -> &CheckKey {
         &self.key
+    }
+
+    /// How many secrets have been compared with their bcrypt: what an attacker could make expensive.
+    pub fn secret_checks(&self) -> u64 {
+        self.compared.load(Ordering::Relaxed)
     }
 
     /// The caller of a request.
@@ -103,6 +116,8 @@ impl Authenticator {
             return Ok(());
         }
         let _turn = self.turn().await?;
+        self.compared.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("kkartifact_secret_checks_total").increment(1);
         if !secret::verify(token.secret(), hash).await? {
             return Err(refused());
         }
