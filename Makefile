@@ -23,7 +23,7 @@ demo: release ## The same, checked at every step, then stop
 .PHONY: test
 test: ## All tests, on SQLite and PostgreSQL
 	@scripts/need.sh build test
-	cargo build --workspace
+	cargo build --workspace --all-targets
 	scripts/with-postgres.sh cargo nextest run --workspace
 
 .PHONY: check
@@ -46,7 +46,7 @@ roundtrip: release ## Push and pull any directory and compare: make roundtrip SR
 .PHONY: chaos-push
 chaos-push: ## kill -9 at every durable step and at 50 random moments: ROUNDS=50 SEED=n
 	@scripts/need.sh build test
-	cargo build --workspace
+	cargo build --workspace --all-targets
 	KKARTIFACT_CHAOS_ROUNDS=$(or $(ROUNDS),50) $(if $(SEED),KKARTIFACT_CHAOS_SEED=$(SEED)) \
 		scripts/with-postgres.sh cargo nextest run -p kkartifact --test chaos --profile chaos --no-capture
 

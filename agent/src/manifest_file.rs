@@ -25,7 +25,8 @@ const MAGIC: &[u8; 8] = b"kkmanif1";
 const TRAILER: u64 = 56;
 
 /// Limits of trees that this host made or has accepted: the server has its own.
-pub const LOCAL_LIMITS: TreeLimits = TreeLimits { entries: u64::MAX, file_size: u64::MAX };
+pub const LOCAL_LIMITS: TreeLimits =
+    TreeLimits { entries: u64::MAX, file_size: u64::MAX, tree_size: u64::MAX };
 
 /// A manifest that is being written.
 pub struct ManifestWriter {

@@ -2,7 +2,8 @@
 
 use axum::extract::State;
 use http::StatusCode;
-use kkartifact_model::Code;
+use kkartifact_model::{Code, Permission};
+
 use kkartifact_model::api::page::Page;
 use kkartifact_model::api::project::{App, Lifecycle, LifecycleChange, NewApp};
 use kkartifact_service::http::extract::{Json, Paging};
@@ -70,10 +71,12 @@ pub(crate) async fn update(
     app: AuthorizedApp,
     Json(change): Json<LifecycleChange>,
 ) -> ApiResult<Json<App>> {
+    let mut tx = resources.db.begin().await?;
+    tx.lock_app(app.id).await?;
+    // As it is now: the body may have taken its time.
+    let app = AuthorizedApp::load(&mut tx, &caller, Permission::Admin, &app.project, &app.name).await?;
     let mut row = (*app).clone();
     apply(&change, &mut row.description, &mut row.state)?;
-    let mut tx = resources.db.begin().await?;
-    tx.lock_app(row.id).await?;
     tx.update_app(row.id, &row.description, row.state).await?;
     audit(&mut tx, &resources, &caller, "app.update", &row).await?;
     tx.commit().await?;

@@ -19,6 +19,10 @@ pub(crate) async fn promote(
     caller: Caller,
     Json(promote): Json<Promote>,
 ) -> ApiResult<Json<Channel>> {
+    if promote.channel.as_str() == "latest" {
+        let message = "a channel can't be called latest: @latest is the newest version";
+        return Err(ApiError::new(Code::InvalidName, message));
+    }
     let mut tx = resources.db.begin().await?;
     let app = load(&mut tx, &caller, &promote.project, &promote.app).await?;
     let row = lifecycle::readable(&mut tx, &app, &VersionRef::Name(promote.version)).await?;

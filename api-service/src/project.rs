@@ -2,7 +2,8 @@
 
 use axum::extract::State;
 use http::StatusCode;
-use kkartifact_model::Code;
+use kkartifact_model::{Code, Permission};
+
 use kkartifact_model::api::page::Page;
 use kkartifact_model::api::project::{Lifecycle, LifecycleChange, NewProject, Project};
 use kkartifact_service::http::extract::{Json, Paging};
@@ -39,8 +40,8 @@ pub(crate) fn taken(what: &str) -> ApiError {
 }
 
 pub(crate) fn check_description(text: &str) -> ApiResult<()> {
-    if text.chars().count() > 1000 {
-        return Err(ApiError::invalid("a description has at most 1000 characters"));
+    if text.chars().count() > 1000 || text.contains('\0') {
+        return Err(ApiError::invalid("a description has at most 1000 characters, and no NUL"));
     }
     Ok(())
 }
@@ -67,9 +68,11 @@ pub(crate) async fn update(
     project: AuthorizedProject,
     Json(change): Json<LifecycleChange>,
 ) -> ApiResult<Json<Project>> {
+    let mut tx = resources.db.begin().await?;
+    // As it is now: the body may have taken its time.
+    let project = AuthorizedProject::load(&mut tx, &caller, Permission::Admin, &project.name).await?;
     let mut row = (*project).clone();
     apply(&change, &mut row.description, &mut row.state)?;
-    let mut tx = resources.db.begin().await?;
     tx.update_project(row.id, &row.description, row.state).await?;
     audit(&mut tx, &resources, &caller, "project.update", &row).await?;
     tx.commit().await?;

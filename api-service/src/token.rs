@@ -30,6 +30,13 @@ pub(crate) async fn create(
     if new.expires_at.is_some_and(|end| end <= now) {
         return Err(ApiError::invalid("expires_at is in the past"));
     }
+    if let Some(end) = caller.expires_at
+        && new.expires_at.is_none_or(|new| new > end)
+    {
+        let message =
+            format!("expires_at must be {} or earlier: when the token ends that makes it", end.to_rfc3339());
+        return Err(ApiError::new(Code::Forbidden, message));
+    }
     let token = secret::new_token()?;
     let hash = secret::hash(token.secret(), resources.config.auth.bcrypt_cost).await?;
 

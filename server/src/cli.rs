@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use kkartifact::{Embedded, verify};
 use kkartifact_model::size::ByteSize;
 use kkartifact_model::time::Clock;
-use kkartifact_service::{ApiError, ApiResult, Config, Resources, Shutdown, bootstrap, telemetry};
+use kkartifact_service::{ApiError, ApiResult, Config, Resources, Shutdown, bootstrap, process, telemetry};
 
 /// Release distribution: push a build once, pull it on many hosts
 #[derive(Debug, Parser)]
@@ -60,8 +60,7 @@ enum Admin {
 pub(crate) fn run(options: Options) -> ExitCode {
     let done = config(&options).and_then(|config| {
         telemetry::start_logging(&config.log)?;
-        let runtime = tokio::runtime::Runtime::new().map_err(ApiError::internal)?;
-        runtime.block_on(execute(options.command, config))
+        process::run(execute(options.command, config))
     });
     match done {
         Ok(code) => code,

@@ -38,14 +38,14 @@ impl Embedded {
     /// Starts a server: takes the data directory, recovers from a crash, then listens.
     pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> ApiResult<Self> {
         let data_dir = DataDir::take(&config.server.data_dir)?;
-        let listen = config.server.listen;
+        let (listen, connections) = (config.server.listen, config.limits.connections);
         let resources = Resources::open(config, clock).await?;
         recovery::adopt_packs(&resources).await?;
         let bootstrap_secret = bootstrap::prepare(&resources).await?;
         let router = router(&resources)?;
         let (listener, address) = bind(listen).await?;
         let working = tokio::spawn(kkartifact_jobs_service::run(resources.clone(), shutdown.clone()));
-        let serving = tokio::spawn(serve(listener, router, shutdown.clone()));
+        let serving = tokio::spawn(serve(listener, router, connections, shutdown.clone()));
         Ok(Self { address, bootstrap_secret, resources, shutdown, serving, working, _data_dir: data_dir })
     }
 

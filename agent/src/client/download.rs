@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use kkartifact_model::manifest::{Record, RecordReader, RefSet};
+use kkartifact_model::manifest::{Record, RecordRun, RefSet};
 use kkartifact_model::wire::{Frame, FrameReader, STREAM_TYPE, WireChunk};
 use kkartifact_model::{AppName, Code, ManifestDigest, ProjectName, VersionName};
 use reqwest::{Method, RequestBuilder, Response};
@@ -72,7 +72,7 @@ fn damaged(why: &str) -> Attempt {
 /// A manifest, or the changes that make it from a base, one record after the other.
 pub struct ManifestStream {
     frames: Frames,
-    records: std::vec::IntoIter<Record>,
+    records: RecordRun,
     count: u64,
 }
 
@@ -82,12 +82,11 @@ impl ManifestStream {
         loop {
             if let Some(record) = self.records.next() {
                 self.count += 1;
-                return Ok(Some(record));
+                return record.map(Some).map_err(|error| damaged(error.0));
             }
             match self.frames.next_frame().await? {
                 Frame::Records(run) => {
-                    let records: Result<Vec<_>, _> = RecordReader::new(&run).collect();
-                    self.records = records.map_err(|error| damaged(error.0))?.into_iter();
+                    self.records = RecordRun::new(run);
                 }
                 Frame::End(count) if count == self.count => return Ok(None),
                 _ => return Err(damaged("it ends with the wrong frame")),
@@ -114,7 +113,7 @@ impl Client {
             query.extend([("base", name.to_string()), ("base_digest", digest.to_string())]);
         }
         let frames = self.frames(self.request(Method::GET, &version.of("manifest")).query(&query)).await?;
-        Ok(ManifestStream { frames, records: Vec::new().into_iter(), count: 0 })
+        Ok(ManifestStream { frames, records: RecordRun::default(), count: 0 })
     }
 
     /// The chunks of a version that are wanted, in order.

@@ -5,7 +5,7 @@ use kkartifact_model::{ChunkId, wire};
 use uuid::Uuid;
 
 use crate::error::BlobError;
-use crate::store::BlobStore;
+use crate::store::{BlobStore, blocking};
 
 /// Where a chunk is, as its row says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,9 @@ impl BlobStore {
     /// the number.
     pub async fn read_chunks(&self, chunks: &[ChunkAt]) -> Result<Vec<Bytes>, BlobError> {
         let stored = self.read_stored(chunks).await?;
-        chunks.iter().zip(&stored).map(|(at, stored)| at.verify(stored)).collect()
+        let chunks = chunks.to_vec();
+        let verify = move || chunks.iter().zip(&stored).map(|(at, stored)| at.verify(stored)).collect();
+        blocking("verifying chunks", verify).await
     }
 
     /// The stored bytes of chunks as they are: for receivers that verify them themselves.

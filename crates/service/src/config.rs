@@ -88,6 +88,8 @@ pub struct Upload {
     pub put_files: u32,
     /// How many streams of content are taken at the same time; others wait.
     pub streams: usize,
+    /// How many versions are verified for publishing at the same time; others wait.
+    pub publishing: usize,
 }
 
 /// Who may create projects and apps by pushing to them.
@@ -110,6 +112,12 @@ pub struct Limits {
     pub manifest_entries: u64,
     /// The most bytes of a file, at most 512 GiB.
     pub file_size: ByteSize,
+    /// The most bytes of a version.
+    pub version_size: ByteSize,
+    /// How many downloads are sent at the same time; others wait.
+    pub downloads: usize,
+    /// The most connections at the same time; others wait.
+    pub connections: usize,
     /// The most bytes of a manifest as it is sent.
     pub manifest_size: ByteSize,
     /// Bytes of manifests that are kept in memory.
@@ -156,7 +164,13 @@ impl Default for Auth {
 
 impl Default for Upload {
     fn default() -> Self {
-        Self { idle_seconds: 86_400, create_on_push: CreateOnPush::Push, put_files: 10_000, streams: 32 }
+        Self {
+            idle_seconds: 86_400,
+            create_on_push: CreateOnPush::Push,
+            put_files: 10_000,
+            streams: 32,
+            publishing: 4,
+        }
     }
 }
 
@@ -166,6 +180,9 @@ impl Default for Limits {
         Self {
             manifest_entries: tree.entries,
             file_size: ByteSize(tree.file_size),
+            version_size: ByteSize(tree.tree_size),
+            downloads: 256,
+            connections: 4096,
             manifest_size: ByteSize(1 << 30),
             manifest_cache: ByteSize(32 << 20),
         }
@@ -225,6 +242,10 @@ impl Config {
         range("auth.parallel_checks", self.auth.parallel_checks as u64, 1, 1024);
         range("upload.idle_seconds", self.upload.idle_seconds.into(), 60, 30 * 86_400);
         range("upload.streams", self.upload.streams as u64, 1, 1024);
+        range("upload.publishing", self.upload.publishing as u64, 1, 64);
+        range("limits.downloads", self.limits.downloads as u64, 1, 1024);
+        range("limits.connections", self.limits.connections as u64, 16, 1 << 20);
+        range("limits.version_size", self.limits.version_size.0, 1, 1 << 50);
         range("upload.put_files", self.upload.put_files.into(), 1, 100_000);
         range("limits.manifest_entries", self.limits.manifest_entries, 1, 10_000_000);
         range("limits.file_size", self.limits.file_size.0, 1, 512 << 30);
@@ -261,7 +282,11 @@ impl Config {
 
     /// How large a tree may be.
     pub fn tree_limits(&self) -> TreeLimits {
-        TreeLimits { entries: self.limits.manifest_entries, file_size: self.limits.file_size.0 }
+        TreeLimits {
+            entries: self.limits.manifest_entries,
+            file_size: self.limits.file_size.0,
+            tree_size: self.limits.version_size.0,
+        }
     }
 }
 

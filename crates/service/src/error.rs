@@ -88,6 +88,9 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::Conflict => Self::new(Code::AlreadyExists, "something of this name exists"),
             StoreError::Unavailable(_) => Self::unavailable("the database does not answer; try again", error),
+            StoreError::Unstorable(_) => {
+                Self::invalid("a text has a NUL character or is too long, or a time is out of range")
+            }
             StoreError::Full(_) => Self {
                 cause: Some(error.to_string()),
                 ..Self::new(Code::StorageFull, "the server's disk is full; nothing was changed")
@@ -115,7 +118,10 @@ impl From<BlobError> for ApiError {
 impl From<TreeError> for ApiError {
     fn from(error: TreeError) -> Self {
         let code = match error {
-            TreeError::TooManyEntries(_) | TreeError::FileTooLarge { .. } => Code::TooLarge,
+            TreeError::TooManyEntries(_)
+            | TreeError::TooManyChunks(_)
+            | TreeError::TreeTooLarge(_)
+            | TreeError::FileTooLarge { .. } => Code::TooLarge,
             _ => Code::InvalidManifest,
         };
         Self::new(code, error.to_string())

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use axum::Router;
 use clap::Parser;
@@ -15,6 +16,9 @@ use crate::http::{observed, serve};
 use crate::resources::Resources;
 use crate::shutdown::Shutdown;
 use crate::{health, telemetry};
+
+/// The most threads for work that blocks. They start when they are needed.
+const THREADS: usize = 4096;
 
 /// The options of a service.
 #[derive(Debug, Parser)]
@@ -47,23 +51,32 @@ fn start(
 ) -> ApiResult<()> {
     let config = Config::load(options.config.as_deref()).map_err(ApiError::internal)?;
     telemetry::start_logging(&config.log)?;
-    let runtime = tokio::runtime::Runtime::new().map_err(ApiError::internal)?;
-    runtime.block_on(async {
+    run(async {
         let shutdown = Shutdown::default();
         shutdown.on_signals().map_err(ApiError::internal)?;
-        let listen = config.server.listen;
+        let (listen, connections) = (config.server.listen, config.limits.connections);
         let resources = Resources::open(config, Clock::System).await?;
         let app = router(&resources)?.merge(health::router(&resources)?);
         let worker = background.map(|background| background(resources.clone(), shutdown.clone()));
         let (listener, address) = bind(listen).await?;
         tracing::info!(%address, "listening");
-        serve(listener, observed(app), shutdown).await.map_err(ApiError::internal)?;
+        serve(listener, observed(app), connections, shutdown).await.map_err(ApiError::internal)?;
         if let Some(worker) = worker {
             worker.await.map_err(ApiError::internal)?;
         }
         resources.db.close().await;
         Ok(())
     })
+}
+
+/// Runs a program's work to its end. Threads that then still wait for somebody are left behind.
+pub fn run<T>(work: impl Future<Output = ApiResult<T>>) -> ApiResult<T> {
+    // Streams hold a thread each and need others for their reads: their number is bounded by turns, far below this.
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.enable_all().max_blocking_threads(THREADS).build().map_err(ApiError::internal)?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    done
 }
 
 /// Listens on an address; port 0 takes a free one.

@@ -4,37 +4,47 @@ use tokio_util::sync::CancellationToken;
 
 /// Tells every part of the process that it is time to stop.
 #[derive(Debug, Clone, Default)]
-pub struct Shutdown(CancellationToken);
+pub struct Shutdown {
+    begun: CancellationToken,
+    at_once: CancellationToken,
+}
 
 impl Shutdown {
     /// Begins to stop.
     pub fn begin(&self) {
-        self.0.cancel();
+        self.begun.cancel();
     }
 
     /// Waits until it is time to stop.
     pub async fn begun(&self) {
-        self.0.cancelled().await;
+        self.begun.cancelled().await;
     }
 
     /// Whether it is time to stop.
     pub fn is_begun(&self) -> bool {
-        self.0.is_cancelled()
+        self.begun.is_cancelled()
     }
 
-    /// Begins to stop at SIGTERM or SIGINT.
+    /// Waits until it is time to stop whatever is in progress.
+    pub async fn at_once(&self) {
+        self.at_once.cancelled().await;
+    }
+
+    /// Begins to stop at the first SIGTERM or SIGINT, and stops at once at the second.
     pub fn on_signals(&self) -> std::io::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let shutdown = self.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+            for token in [shutdown.begun, shutdown.at_once] {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                tracing::info!("stopping: what is in progress is finished; another signal cuts it");
+                token.cancel();
             }
-            tracing::info!("stopping: finishing what is in progress");
-            shutdown.begin();
         });
         Ok(())
     }

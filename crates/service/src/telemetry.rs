@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
@@ -24,6 +25,18 @@ pub fn start_logging(config: &Log) -> ApiResult<()> {
 
 /// Upper bounds of the buckets of durations, in seconds.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0];
+
+/// How often measurements are put together, whether or not anybody reads them.
+const KEEP_UP: Duration = Duration::from_secs(5);
+
+/// Puts measurements together, which else would pile up until somebody reads them.
+pub async fn keep_up(metrics: PrometheusHandle) {
+    let mut ticks = tokio::time::interval(KEEP_UP);
+    loop {
+        ticks.tick().await;
+        metrics.run_upkeep();
+    }
+}
 
 /// The process's metrics. The first call starts recording.
 pub fn metrics() -> ApiResult<PrometheusHandle> {

@@ -87,7 +87,7 @@ statements! {
     LIST = concat!("SELECT ", columns!(), " ", visible_apps!(),
         " AND (app.created_at, app.id) < ($3, $4) ORDER BY app.created_at DESC, app.id DESC LIMIT $5 OFFSET $6");
     COUNT = concat!("SELECT COUNT(*) ", visible_apps!());
-    UPDATE = "UPDATE app SET description = $2, state = $3 WHERE id = $1";
+    UPDATE = "UPDATE app SET description = $2, state = $3 WHERE id = $1 AND state <> 'deleted'";
     DELETE = "UPDATE app SET state = 'deleted', deleted_at = $2 WHERE id = $1";
     LOCK_POSTGRES = "SELECT id FROM app WHERE id = $1 FOR UPDATE";
     NEXT_SEQUENCE = "UPDATE app SET event_seq = event_seq + 1 WHERE id = $1 RETURNING event_seq";

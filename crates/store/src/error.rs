@@ -12,6 +12,9 @@ pub enum StoreError {
     /// The disk under the database is full.
     #[error("the database's disk is full: {0}")]
     Full(#[source] sqlx::Error),
+    /// A value that the database can't keep: a text with a NUL, a time out of its range, a key that is too long.
+    #[error("a value can't be kept: {0}")]
+    Unstorable(#[source] sqlx::Error),
     /// A stored value that this release can't read.
     #[error("a stored value is invalid: {0}")]
     Corrupt(String),
@@ -27,6 +30,8 @@ pub enum StoreError {
 const FULL: [&str; 2] = ["13", "53100"];
 /// SQLite's `SQLITE_BUSY`; PostgreSQL's too many connections, shutdowns, serialization failure and deadlock.
 const LATER: [&str; 8] = ["5", "261", "53300", "57P01", "57P02", "57P03", "40001", "40P01"];
+/// PostgreSQL's ways to say that a value is not one it can keep.
+const UNSTORABLE: [&str; 4] = ["22021", "22P05", "22008", "54000"];
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
@@ -39,6 +44,7 @@ impl From<sqlx::Error> for StoreError {
             E::Database(database) => match database.code().as_deref() {
                 Some(code) if FULL.contains(&code) => Self::Full(error),
                 Some(code) if LATER.contains(&code) => Self::Unavailable(error),
+                Some(code) if UNSTORABLE.contains(&code) => Self::Unstorable(error),
                 _ => Self::Other(error),
             },
             E::ColumnDecode { .. } | E::Decode(_) => Self::Corrupt(error.to_string()),

@@ -31,10 +31,10 @@ impl Cursor {
     }
 
     /// The time in a form that both databases can compare: PostgreSQL's times end in the year 294276, SQLite
-    /// compares text, in which years have four digits.
+    /// compares text, in which years have four digits. Nothing is older than the epoch.
     pub(crate) fn time(self) -> DateTime<Utc> {
-        let last = DateTime::from_timestamp(253_402_300_799, 0).unwrap_or(self.at);
-        self.at.min(last)
+        let year = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or(self.at);
+        self.at.clamp(year(0), year(253_402_300_799))
     }
 }
 

@@ -48,7 +48,7 @@ statements! {
     LIST = concat!("SELECT id, name, description, state, created_at ", visible_projects!(),
         " AND (created_at, id) < ($2, $3) ORDER BY created_at DESC, id DESC LIMIT $4 OFFSET $5");
     COUNT = concat!("SELECT COUNT(*) ", visible_projects!());
-    UPDATE = "UPDATE project SET description = $2, state = $3 WHERE id = $1";
+    UPDATE = "UPDATE project SET description = $2, state = $3 WHERE id = $1 AND state <> 'deleted'";
     DELETE = "UPDATE project SET state = 'deleted', deleted_at = $2 WHERE id = $1";
 }
 

@@ -70,3 +70,19 @@ impl TestDatabase {
         }
     }
 }
+
+/// Runs statements on a database, behind everybody's back.
+pub(crate) async fn execute(config: &DatabaseConfig, sql: &str) {
+    let sql = sqlx::AssertSqlSafe(sql.to_owned());
+    match config {
+        DatabaseConfig::Sqlite { path } => {
+            let url = format!("sqlite://{}", path.display());
+            let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+            sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+        }
+        DatabaseConfig::Postgres { url, .. } => {
+            let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
+            sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+        }
+    }
+}

@@ -10,6 +10,7 @@ use kkartifact_service::{Config, Resources, Shutdown};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::TestDatabase;
 
@@ -114,6 +115,21 @@ impl TestServer {
     /// What the server holds.
     pub fn resources(&self) -> &Resources {
         &self.server.as_ref().unwrap().resources
+    }
+
+    /// Runs statements on the server's database, behind its back.
+    pub async fn execute(&self, sql: &str) {
+        crate::database::execute(&self.config.database(), sql).await;
+    }
+
+    /// Sends bytes as they are to the server; the answer's bytes. For what no client library would send.
+    pub async fn raw(&self, request: &str) -> String {
+        let address = self.url.trim_start_matches("http://");
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
     }
 
     /// Where the server keeps its content.

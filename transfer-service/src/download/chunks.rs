@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -15,14 +16,15 @@ use kkartifact_model::manifest::{ManifestRoot, RefSet};
 use kkartifact_model::wire::{BatchWriter, Part, STREAM_TYPE, StoredChunk, encode_end, encode_error};
 use kkartifact_service::content::{chunk_at, missing};
 use kkartifact_service::http::extract::{AnyVersion, RawBody};
-use kkartifact_service::http::stream::outgoing;
+use kkartifact_service::http::stream::{Outgoing, outgoing};
+use kkartifact_service::routes::Route;
 use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, Content, Resources, lifecycle};
 use kkartifact_store::AppId;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 
 pub(crate) async fn post(
     State(resources): State<Resources>,
+    Extension(route): Extension<&'static Route>,
     app: AuthorizedApp,
     AnyVersion(version): AnyVersion,
     RawBody(body): RawBody,
@@ -30,9 +32,10 @@ pub(crate) async fn post(
     let mut tx = resources.db.read().await?;
     let row = lifecycle::readable(&mut tx, &app, &version).await?;
     tx.commit().await?;
+    let turn = resources.downloads.take().await?;
     let root = resources.content.root(app.id, row.manifest_root).await?;
     let wanted = RefSet::decode(&body, root.refs()).map_err(|error| ApiError::invalid(error.to_string()))?;
-    let (sender, out) = outgoing();
+    let (sender, out) = outgoing(route.timeout);
     let sending = Sending {
         content: resources.content.clone(),
         blob: resources.blob.clone(),
@@ -44,7 +47,10 @@ pub(crate) async fn post(
         sent: 0,
         bytes: 0,
     };
-    tokio::task::spawn_blocking(move || sending.run(root, &wanted));
+    tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        sending.run(root, &wanted);
+    });
     let heads = [(header::CONTENT_TYPE, STREAM_TYPE), (header::CACHE_CONTROL, "private, no-store")];
     Ok((heads, out).into_response())
 }
@@ -52,7 +58,7 @@ pub(crate) async fn post(
 /// How many chunks are located together.
 const BATCH: usize = 500;
 /// Read and sent together: stored bytes.
-const PIECE: u64 = 1 << 20;
+const PIECE: u64 = 256 << 10;
 
 /// Sends chunks. Runs on a thread that may block.
 struct Sending {
@@ -60,7 +66,7 @@ struct Sending {
     blob: BlobStore,
     handle: Handle,
     app: AppId,
-    sender: mpsc::Sender<Result<Bytes, std::io::Error>>,
+    sender: Outgoing,
     waiting: Vec<ChunkId>,
     batch: BatchWriter,
     sent: u64,
@@ -146,6 +152,6 @@ impl Sending {
     }
 
     fn emit(&self, bytes: Bytes) -> Receiver {
-        if self.sender.blocking_send(Ok(bytes)).is_ok() { Receiver::Listens } else { Receiver::Gone }
+        if self.handle.block_on(self.sender.send(bytes)) { Receiver::Listens } else { Receiver::Gone }
     }
 }

@@ -1,22 +1,24 @@
 //! `GET` and `HEAD /file/{project}/{app}/{version}?path=`: one file, streamed, with ranges.
 
 use std::ops::Range;
+use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use kkartifact_blob::ChunkAt;
 use kkartifact_model::manifest::{ChunkRef, FileNode, Node};
 use kkartifact_model::{Code, TreePath};
-use kkartifact_service::content::{chunk_at, missing};
+use kkartifact_service::content::{chunk_at, missing, together};
 use kkartifact_service::http::extract::{AnyVersion, Query};
-use kkartifact_service::http::stream::outgoing;
+use kkartifact_service::http::stream::{Outgoing, outgoing};
+use kkartifact_service::routes::Route;
 use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, Resources, lifecycle};
 use kkartifact_store::AppId;
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::range::{Wanted, wanted};
 
@@ -28,6 +30,7 @@ pub(crate) struct Params {
 
 pub(crate) async fn get(
     State(resources): State<Resources>,
+    Extension(route): Extension<&'static Route>,
     method: Method,
     app: AuthorizedApp,
     AnyVersion(version): AnyVersion,
@@ -51,7 +54,8 @@ pub(crate) async fn get(
         Wanted::Whole => (StatusCode::OK, 0..file.size),
         Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
         Wanted::NotModified => {
-            return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+            let heads = [(header::ETAG, etag), (header::CACHE_CONTROL, "private, no-cache".to_owned())];
+            return Ok((StatusCode::NOT_MODIFIED, heads).into_response());
         }
         Wanted::Unsatisfiable => {
             let message = format!("{path} has {} bytes; the range lies outside", file.size);
@@ -61,7 +65,12 @@ pub(crate) async fn get(
     };
     let content_range = format!("bytes {}-{}/{}", range.start, range.end.max(1) - 1, file.size);
     let length = range.end - range.start;
-    let body = if method == Method::HEAD { Body::empty() } else { stream(&resources, app.id, file, range) };
+    let body = if method == Method::HEAD {
+        Body::empty()
+    } else {
+        let turn = resources.downloads.take().await?;
+        stream(&resources, app.id, file, range, route.timeout, turn)
+    };
     let mut response = (
         status,
         [
@@ -85,17 +94,25 @@ pub(crate) async fn get(
     Ok(response)
 }
 
-/// How many chunks are located and read together: about 1 MiB.
-const BATCH: usize = 32;
+/// Chunks are located and read together up to so many bytes.
+const PIECE: u64 = 1 << 20;
 
-fn stream(resources: &Resources, app: AppId, file: FileNode, range: Range<u64>) -> Body {
-    let (sender, body) = outgoing();
+fn stream(
+    resources: &Resources,
+    app: AppId,
+    file: FileNode,
+    range: Range<u64>,
+    silence: Duration,
+    turn: OwnedSemaphorePermit,
+) -> Body {
+    let (sender, body) = outgoing(silence);
     let resources = resources.clone();
     tokio::spawn(async move {
+        let _turn = turn;
         if let Err(error) = send(&resources, app, &file, range, &sender).await {
             tracing::error!(%error, cause = error.cause, "a download was cut");
             // Cuts the connection; the receiver is gone only if that has happened already.
-            drop(sender.send(Err(std::io::Error::other("cut"))).await);
+            sender.cut().await;
         }
     });
     body
@@ -106,16 +123,17 @@ async fn send(
     app: AppId,
     file: &FileNode,
     range: Range<u64>,
-    sender: &mpsc::Sender<Result<Bytes, std::io::Error>>,
+    sender: &Outgoing,
 ) -> ApiResult<()> {
     let (first, mut start) = first_chunk(&file.chunks, range.start);
-    for batch in file.chunks[first..].chunks(BATCH) {
-        if start >= range.end {
-            break;
-        }
-        let ids: Vec<_> = batch.iter().map(|chunk| chunk.id).collect();
+    let (last, _) = first_chunk(&file.chunks, range.end.max(range.start + 1) - 1);
+    let mut rest = &file.chunks[first..(last + 1).min(file.chunks.len())];
+    while !rest.is_empty() {
+        let (part, tail) = rest.split_at(together(rest, PIECE));
+        rest = tail;
+        let ids: Vec<_> = part.iter().map(|chunk| chunk.id).collect();
         let found = resources.content.locate(app, &ids).await?;
-        let places = batch.iter().map(|chunk| {
+        let places = part.iter().map(|chunk| {
             let at = found.get(&chunk.id).ok_or_else(|| missing(chunk.id))?;
             Ok(chunk_at(chunk.id, at))
         });
@@ -125,7 +143,7 @@ async fn send(
             let part =
                 within(range.start.saturating_sub(start), range.end.saturating_sub(start), bytes.len());
             start = end;
-            if !part.is_empty() && sender.send(Ok(bytes.slice(part))).await.is_err() {
+            if !part.is_empty() && !sender.send(bytes.slice(part)).await {
                 return Ok(());
             }
         }

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -11,13 +12,14 @@ use http::{HeaderMap, Method, StatusCode, header};
 use kkartifact_model::api::version::Version;
 use kkartifact_model::manifest::{ManifestRoot, RecordWriter, diff, render};
 use kkartifact_model::wire::{STREAM_TYPE, encode_end, encode_records};
-use kkartifact_model::{Code, ManifestDigest, VersionName, VersionRef};
+use kkartifact_model::{ChunkId, Code, ManifestDigest, VersionName, VersionRef};
 use kkartifact_service::content::Entries;
 use kkartifact_service::http::extract::{AnyVersion, Query};
-use kkartifact_service::http::stream::outgoing;
+use kkartifact_service::http::stream::{Outgoing, outgoing};
+use kkartifact_service::routes::Route;
 use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, Content, Resources, lifecycle};
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
 
 use super::range::matches;
 
@@ -42,6 +44,7 @@ enum Format {
 
 pub(crate) async fn get(
     State(resources): State<Resources>,
+    Extension(route): Extension<&'static Route>,
     method: Method,
     app: AuthorizedApp,
     AnyVersion(version): AnyVersion,
@@ -64,11 +67,11 @@ pub(crate) async fn get(
         }
         _ => return Err(ApiError::invalid("base and base_digest go together, and with format=stream")),
     };
-    let (digest, root_id) = (row.manifest_digest, row.manifest_root);
+    let root_id = row.manifest_root;
     let described = tx.describe_version(row).await?;
     tx.commit().await?;
 
-    let etag = format!("\"{digest}-{format:?}\"");
+    let etag = etag(format, root_id, &described)?;
     let kind = match format {
         Format::Yaml => "application/yaml",
         Format::Json => "application/json",
@@ -87,15 +90,31 @@ pub(crate) async fn get(
     if method == Method::HEAD {
         return Ok(heads.into_response());
     }
+    let turn = resources.downloads.take().await?;
     let root = resources.content.root(app.id, root_id).await?;
     let base = match base {
         Some(base) => Some(resources.content.root(app.id, base.manifest_root).await?),
         None => None,
     };
-    let (sender, body) = outgoing();
-    let writer = Writer { content: resources.content.clone(), app: app.id, root, out: Output { sender } };
-    tokio::task::spawn_blocking(move || writer.run(format, base, &described));
+    let (sender, body) = outgoing(route.timeout);
+    let out = Output { handle: Handle::current(), sender };
+    let writer = Writer { content: resources.content.clone(), app: app.id, root, out };
+    tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        writer.run(format, base, &described);
+    });
     Ok((heads, body).into_response())
+}
+
+/// Names the very bytes: what the manifest says with its times, and for people what is said of the version.
+fn etag(format: Format, root: ChunkId, version: &Version) -> ApiResult<String> {
+    let described = match format {
+        Format::Stream => Vec::new(),
+        Format::Yaml | Format::Json => serde_json::to_vec(version).map_err(ApiError::internal)?,
+    };
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(root.as_bytes()).update(&described);
+    Ok(format!("\"{}-{format:?}\"", &hasher.finalize().to_hex()[..32]))
 }
 
 fn negotiate(headers: &HeaderMap) -> Format {
@@ -126,12 +145,13 @@ impl From<ApiError> for Stopped {
 }
 
 struct Output {
-    sender: mpsc::Sender<Result<Bytes, std::io::Error>>,
+    handle: Handle,
+    sender: Outgoing,
 }
 
 impl Output {
     fn send(&self, bytes: impl Into<Bytes>) -> Result<(), Stopped> {
-        self.sender.blocking_send(Ok(bytes.into())).map_err(|_| Stopped::Gone)
+        if self.handle.block_on(self.sender.send(bytes.into())) { Ok(()) } else { Err(Stopped::Gone) }
     }
 }
 
@@ -154,7 +174,7 @@ impl Writer {
         if let Err(Stopped::Failed(error)) = done {
             tracing::error!(%error, cause = error.cause, "a manifest was cut");
             // Cuts the connection, so that nobody takes a part for the whole.
-            drop(self.out.sender.blocking_send(Err(std::io::Error::other("cut"))));
+            self.out.handle.block_on(self.out.sender.cut());
         }
     }
 
@@ -192,9 +212,8 @@ impl Writer {
     }
 
     fn stream(&self) -> Result<(), Stopped> {
-        let handle = tokio::runtime::Handle::current();
         for block in &self.root.blocks {
-            let records = handle.block_on(self.content.block(self.app, block))?;
+            let records = self.out.handle.block_on(self.content.block(self.app, block))?;
             self.out.send(encode_records(&records))?;
         }
         self.out.send(encode_end(self.root.entries()))

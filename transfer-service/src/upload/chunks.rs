@@ -1,26 +1,20 @@
 //! `POST /upload/{upload}/chunks`: takes chunks in one long stream.
 
-use std::time::Duration;
-
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use bytes::Bytes;
-use kkartifact_model::Code;
 use kkartifact_model::api::upload::ChunksReceived;
 use kkartifact_model::wire::{BadStream, Frame};
 use kkartifact_service::http::extract::Json;
 use kkartifact_service::http::stream::incoming;
 use kkartifact_service::routes::Route;
 use kkartifact_service::{ApiError, ApiResult, Resources};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::intake::Intake;
 use super::record_stream::Frames;
 use super::session::OpenUpload;
-
-/// How long a stream waits for its turn.
-const WAIT: Duration = Duration::from_secs(30);
 
 pub(crate) async fn post(
     State(resources): State<Resources>,
@@ -28,7 +22,7 @@ pub(crate) async fn post(
     upload: OpenUpload,
     body: Body,
 ) -> ApiResult<Json<ChunksReceived>> {
-    let turn = turn(&resources).await?;
+    let turn = resources.uploads.take().await?;
     let intake = Intake::new(&resources, upload.app, upload.row.id);
     let pieces = incoming(body, u64::MAX, route.timeout);
     // If the caller goes away, this goes on: what arrived whole is kept.
@@ -37,14 +31,6 @@ pub(crate) async fn post(
         take(intake, pieces)
     });
     taken.await.map_err(ApiError::internal)?.map(Json)
-}
-
-/// Waits for a turn to take a stream in: bounds the memory of all together.
-pub(super) async fn turn(resources: &Resources) -> ApiResult<OwnedSemaphorePermit> {
-    match tokio::time::timeout(WAIT, resources.streams.clone().acquire_owned()).await {
-        Ok(turn) => turn.map_err(ApiError::internal),
-        Err(_) => Err(ApiError::new(Code::TooManyRequests, "too many uploads are in progress; try again")),
-    }
 }
 
 fn take(mut intake: Intake, pieces: mpsc::Receiver<ApiResult<Bytes>>) -> ApiResult<ChunksReceived> {

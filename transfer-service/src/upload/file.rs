@@ -9,7 +9,9 @@ use http::request::Parts;
 use kkartifact_blob::PackChunk;
 use kkartifact_model::api::upload::FileReceived;
 use kkartifact_model::chunking::{ChunkSizes, WHOLE_FILE};
-use kkartifact_model::manifest::{ChunkRef, Entry, FileNode, Mode, Mtime, Node, RecordWriter};
+use kkartifact_model::manifest::{
+    ChunkRef, Entry, FileNode, MAX_FILE_CHUNKS, Mode, Mtime, Node, RecordWriter,
+};
 use kkartifact_model::time::parse_mtime;
 use kkartifact_model::wire::{Compressor, StoredChunk};
 use kkartifact_model::{Code, FileDigest, TreePath};
@@ -134,7 +136,7 @@ pub(crate) async fn put(
     to: Destination,
     body: Body,
 ) -> ApiResult<Json<FileReceived>> {
-    let turn = super::chunks::turn(&resources).await?;
+    let turn = resources.uploads.take().await?;
     let pieces = incoming(body, resources.config.limits.file_size.0, route.timeout);
     let intake = Intake::new(&resources, to.app.clone(), to.upload.id);
     let size = to.size;
@@ -199,6 +201,11 @@ fn take(mut intake: Intake, mut body: Window, size: Option<u64>) -> ApiResult<Fi
         chunks.push(ChunkRef { id: chunk.id, len: chunk.len });
         let digest = whole.then(|| FileDigest::of(&bytes));
         batch.push(PackChunk { id: chunk.id, len: chunk.len, sha256: digest, stored: chunk.stored });
+        if chunks.len() > MAX_FILE_CHUNKS {
+            let message =
+                "too large for a file of unknown size; send its Content-Length, or push it with the agent";
+            return Err(ApiError::new(Code::TooLarge, message));
+        }
         waiting += len;
         total += len as u64;
         if waiting >= BATCH {

@@ -30,6 +30,8 @@ pub(crate) async fn finish(
 ) -> ApiResult<(StatusCode, Json<Version>)> {
     // If the caller goes away, this goes on: finishing twice is safe, stopping half-way a waste.
     let work = tokio::spawn(async move {
+        // Before the look at the upload: who waits for another call to finish it finds it finished.
+        let _turn = resources.publishing.take().await?;
         let mut tx = resources.db.read().await?;
         let (upload, app) = find(&mut tx, &caller, finish.upload_id).await?;
         if let (UploadState::Finished, Some(id)) = (upload.state, upload.version_id) {
@@ -152,7 +154,11 @@ async fn publish(resources: &Resources, caller: &Caller, draft: &Draft) -> ApiRe
         record(&mut tx, caller, draft, id).await?;
     }
     if !tx.close_upload(upload.id, UploadState::Finished, Some(id)).await? {
-        return Err(closed(upload));
+        // Another call was faster: it has published the same, or given up.
+        let (now, _) = find(&mut tx, caller, upload.id).await?;
+        if now.state != UploadState::Finished {
+            return Err(closed(&now));
+        }
     }
     let version = describe(&mut tx, id).await?;
     failpoint::reach("publish.before-commit");

@@ -1,7 +1,8 @@
 //! `POST /upload/init`: opens an upload, or says that there is nothing to do.
 
+use std::collections::HashSet;
+
 use axum::extract::State;
-use chrono::TimeDelta;
 use http::StatusCode;
 use kkartifact_model::api::upload::{Base, UploadInit, UploadOpened};
 use kkartifact_model::api::version::VersionState;
@@ -40,7 +41,7 @@ pub(crate) async fn init(
         None => None,
     };
     let upload_id = Uuid::new_v4();
-    let expires_at = now + TimeDelta::seconds(resources.config.upload.idle_seconds.into());
+    let expires_at = resources.upload_end();
     let new = NewUpload {
         id: upload_id,
         app: app.id,
@@ -84,6 +85,10 @@ async fn existing(tx: &mut Tx, app: &AuthorizedApp, init: &UploadInit) -> ApiRes
     let found = tx.find_version(app.id, &VersionRef::Name(init.version.clone())).await?;
     match (found, init.tree_digest) {
         (Some(row), Some(tree)) if row.tree_digest != tree => Err(exists(&init.version)),
+        (Some(row), Some(_)) if row.state == VersionState::Quarantined => {
+            let message = format!("version {} is quarantined; push under another name", init.version);
+            Err(ApiError::new(Code::VersionQuarantined, message))
+        }
         // Collected content has to be sent again.
         (Some(row), Some(_)) if row.state != VersionState::Purged => Ok(Some(row)),
         // Without a digest only finish can tell.
@@ -108,9 +113,9 @@ async fn find_base(tx: &mut Tx, app: &AuthorizedApp, base: &Base) -> ApiResult<O
 }
 
 async fn expect_files(tx: &mut Tx, upload: Uuid, init: &UploadInit) -> ApiResult<Vec<TreePath>> {
-    let mut missing = Vec::new();
+    let (mut missing, mut seen) = (Vec::new(), HashSet::new());
     for file in init.files.iter().flatten() {
-        if missing.contains(&file.path) {
+        if !seen.insert(&file.path) {
             return Err(ApiError::new(Code::InvalidManifest, format!("{} is listed twice", file.path)));
         }
         tx.expect_upload_file(upload, &file.path, &file.sha256, file.size).await?;

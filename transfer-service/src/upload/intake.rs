@@ -6,14 +6,14 @@ use std::collections::HashSet;
 use std::mem;
 
 use bytes::Bytes;
-use kkartifact_blob::{PackChunk, PackOwner, PackWriter};
+use kkartifact_blob::{MAX_CHUNKS, PackChunk, PackOwner, PackWriter, SealedPack};
 use kkartifact_model::api::upload::ChunksReceived;
 use kkartifact_model::manifest::{ChunkRef, FileNode};
 use kkartifact_model::wire::{Part, StoredChunk, WireChunk, decompress};
 use kkartifact_model::{ChunkId, Code, FileDigest, failpoint};
 use kkartifact_service::recovery::pack_rows;
 use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, Resources};
-use kkartifact_store::{ChunkLocation, NewPack};
+use kkartifact_store::{ChunkLocation, NewPack, PackId, Tx};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use uuid::Uuid;
@@ -25,8 +25,8 @@ pub(super) struct Intake {
     app: AuthorizedApp,
     upload: Uuid,
     writer: Option<PackWriter>,
-    /// What the open pack holds.
-    in_pack: HashSet<ChunkId>,
+    /// What has been taken since the last record: in the open pack, or to be linked.
+    seen: HashSet<ChunkId>,
     /// Chunks that another app of the project has already sent.
     links: Vec<(ChunkId, ChunkLocation)>,
     file: Option<FileHash>,
@@ -77,7 +77,7 @@ impl Intake {
             app,
             upload,
             writer: None,
-            in_pack: HashSet::new(),
+            seen: HashSet::new(),
             links: Vec::new(),
             file: None,
             files: Vec::new(),
@@ -145,19 +145,19 @@ impl Intake {
         for chunk in chunks {
             match known.get(&chunk.id) {
                 Some(at) if at.own => self.counts.durable += 1,
-                Some(at) => {
-                    self.links.push((chunk.id, *at));
+                known => {
                     self.pending += 1;
-                }
-                None => {
-                    self.pending += 1;
-                    if self.in_pack.insert(chunk.id) {
-                        new.push(chunk);
+                    match (self.seen.insert(chunk.id), known) {
+                        (true, Some(at)) => self.links.push((chunk.id, *at)),
+                        (true, None) => new.push(chunk),
+                        (false, _) => {}
                     }
                 }
             }
         }
-        self.append(new)
+        self.append(new)?;
+        let full = self.writer.as_ref().is_some_and(PackWriter::is_full);
+        if full || self.links.len().max(self.files.len()) >= MAX_CHUNKS { self.record() } else { Ok(()) }
     }
 
     /// Stores chunks that this process has made: they need no verification.
@@ -182,8 +182,12 @@ impl Intake {
             self.writer = Some(self.handle.block_on(self.resources.blob.create_pack(owner))?);
         }
         let Some(writer) = &mut self.writer else { return Ok(()) };
-        self.handle.block_on(writer.append(chunks))?;
-        if writer.is_full() { self.record() } else { Ok(()) }
+        let appended = self.handle.block_on(writer.append(chunks));
+        if appended.is_err() {
+            // A pack that could not be written is not sealed: what it held has not been taken.
+            self.writer = None;
+        }
+        Ok(appended?)
     }
 
     /// Makes what was taken durable, and says so in the database.
@@ -192,37 +196,64 @@ impl Intake {
             Some(writer) => Some(self.handle.block_on(writer.seal())?),
             None => None,
         };
-        self.in_pack.clear();
-        let (links, files) = (mem::take(&mut self.links), mem::take(&mut self.files));
+        self.seen.clear();
+        let (links, mut files) = (mem::take(&mut self.links), mem::take(&mut self.files));
+        files.sort_unstable();
+        files.dedup();
+        // One transaction for each kind of row, its rows in order: two uploads that bring the same never wait for
+        // each other in a circle.
         self.handle.block_on(async {
-            let mut tx = self.resources.db.begin().await?;
             if let Some(pack) = &sealed {
-                let chunks = pack_rows(&pack.entries);
-                let (key, size) = (pack.key, pack.size);
-                let (project, app) = (self.app.project_id, self.app.id);
-                let new =
-                    NewPack { key, element: self.resources.element, project, app, size, chunks: &chunks };
-                let id = tx.insert_pack(&new, self.resources.clock.now()).await?;
-                tx.pin_packs(self.upload, &[id]).await?;
+                self.record_pack(pack).await?;
             }
             if !links.is_empty() {
-                let mut packs: Vec<_> = links.iter().map(|(_, at)| at.pack_id).collect();
-                packs.sort_unstable();
-                packs.dedup();
-                // What is about to be collected is not there any more: the sender is told that it is missing.
-                let gone = tx.lock_packs(&packs).await?;
-                let links: Vec<_> = links.into_iter().filter(|(_, at)| !gone.contains(&at.pack_id)).collect();
-                tx.link_chunks(self.app.id, &links).await?;
-                packs.retain(|pack| !gone.contains(pack));
-                tx.pin_packs(self.upload, &packs).await?;
+                self.record_links(links).await?;
             }
-            for (list, sha256) in &files {
-                tx.add_verified_file(list, sha256).await?;
+            if !files.is_empty() {
+                let mut tx = self.resources.db.begin().await?;
+                for (list, sha256) in &files {
+                    tx.add_verified_file(list, sha256).await?;
+                }
+                tx.commit().await?;
             }
-            tx.commit().await
+            Ok::<_, ApiError>(())
         })?;
         failpoint::reach("pack.recorded");
         self.counts.durable += mem::take(&mut self.pending);
+        Ok(())
+    }
+
+    async fn record_pack(&self, pack: &SealedPack) -> ApiResult<()> {
+        let chunks = pack_rows(&pack.entries);
+        let (key, size, element) = (pack.key, pack.size, self.resources.element);
+        let (project, app) = (self.app.project_id, self.app.id);
+        let mut tx = self.resources.db.begin().await?;
+        let new = NewPack { key, element, project, app, size, chunks: &chunks };
+        let id = tx.insert_pack(&new, self.resources.clock.now()).await?;
+        self.pin(&mut tx, &[id]).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn record_links(&self, mut links: Vec<(ChunkId, ChunkLocation)>) -> ApiResult<()> {
+        let mut packs: Vec<_> = links.iter().map(|(_, at)| at.pack_id).collect();
+        packs.sort_unstable();
+        packs.dedup();
+        let mut tx = self.resources.db.begin().await?;
+        // What is about to be collected is not there any more: the sender is told that it is missing.
+        let gone = tx.lock_packs(&packs).await?;
+        links.retain(|(_, at)| !gone.contains(&at.pack_id));
+        packs.retain(|pack| !gone.contains(pack));
+        tx.link_chunks(self.app.id, &links).await?;
+        self.pin(&mut tx, &packs).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Relies on packs until the upload ends, unless it has ended.
+    async fn pin(&self, tx: &mut Tx, packs: &[PackId]) -> ApiResult<()> {
+        let end = self.resources.upload_end();
+        if tx.touch_upload(self.upload, end).await? {
+            tx.pin_packs(self.upload, packs).await?;
+        }
         Ok(())
     }
 

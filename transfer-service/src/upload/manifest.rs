@@ -8,7 +8,6 @@ use axum::extract::State;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use chrono::TimeDelta;
 use http::{HeaderMap, header};
 use kkartifact_model::api::upload::Missing;
 use kkartifact_model::chunking::ChunkSizes;
@@ -26,7 +25,7 @@ use tokio::sync::mpsc;
 use super::intake::Intake;
 use super::lookup::Lookup;
 use super::record_stream::RecordStream;
-use super::session::{OpenUpload, closed};
+use super::session::{OpenUpload, closed, keep_open};
 
 pub(crate) async fn put(
     State(resources): State<Resources>,
@@ -38,7 +37,7 @@ pub(crate) async fn put(
     if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != STREAM_TYPE) {
         return Err(ApiError::new(Code::UnsupportedMediaType, format!("send the manifest as {STREAM_TYPE}")));
     }
-    let turn = super::chunks::turn(&resources).await?;
+    let turn = resources.uploads.take().await?;
     let base = base(&resources, &upload).await?;
     let pieces = incoming(body, resources.config.limits.manifest_size.0, route.timeout);
     let OpenUpload { row, app } = upload;
@@ -181,11 +180,9 @@ impl Blocks {
 }
 
 async fn record(resources: &Resources, upload: &UploadRow, received: &Received) -> ApiResult<()> {
-    let now = resources.clock.now();
-    let end = now + TimeDelta::seconds(resources.config.upload.idle_seconds.into());
     let mut tx = resources.db.begin().await?;
     pin(&mut tx, upload, &received.packs).await?;
-    if !tx.set_upload_manifest(upload.id, &received.root_id, end).await? {
+    if !tx.set_upload_manifest(upload.id, &received.root_id, resources.upload_end()).await? {
         return Err(closed(upload));
     }
     tx.commit().await?;
@@ -214,9 +211,11 @@ pub(crate) async fn missing(
         ApiError::new(Code::UploadIncomplete, "the upload has no manifest yet; send it first")
     })?;
     let app = upload.app.id;
+    let turn = resources.publishing.take().await?;
     let root = resources.content.root(app, root_id).await?;
     let content = resources.content.clone();
     let (missing, packs) = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         let mut lookup = Lookup::new(content.clone(), app);
         for entry in content.entries(app, root) {
             lookup.add(&entry?, false)?;
@@ -226,6 +225,7 @@ pub(crate) async fn missing(
     .await
     .map_err(ApiError::internal)??;
     let mut tx = resources.db.begin().await?;
+    keep_open(&mut tx, &resources, &upload.row).await?;
     pin(&mut tx, &upload.row, &packs).await?;
     tx.commit().await?;
     Ok(Json(answer(&missing)))

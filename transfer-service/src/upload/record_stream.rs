@@ -1,7 +1,7 @@
 //! A stream of records as it arrives, for a thread that may block.
 
 use bytes::Bytes;
-use kkartifact_model::manifest::{Record, RecordReader};
+use kkartifact_model::manifest::{Record, RecordRun};
 use kkartifact_model::wire::{BadStream, Frame, FrameReader};
 use kkartifact_service::{ApiError, ApiResult};
 use tokio::sync::mpsc;
@@ -32,20 +32,20 @@ impl Frames {
 /// The records of a stream in order. Ends after the end frame; anything else that ends it is an error.
 pub(super) struct RecordStream {
     frames: Frames,
-    run: std::vec::IntoIter<Record>,
+    run: RecordRun,
     count: u64,
     ended: bool,
 }
 
 impl RecordStream {
     pub(super) fn new(pieces: mpsc::Receiver<ApiResult<Bytes>>) -> Self {
-        Self { frames: Frames::new(pieces), run: Vec::new().into_iter(), count: 0, ended: false }
+        Self { frames: Frames::new(pieces), run: RecordRun::default(), count: 0, ended: false }
     }
 
     fn load(&mut self) -> ApiResult<()> {
         match self.frames.next_frame()? {
             Frame::Records(run) => {
-                self.run = RecordReader::new(&run).collect::<Result<Vec<_>, _>>()?.into_iter();
+                self.run = RecordRun::new(run);
                 Ok(())
             }
             Frame::End(count) if count == self.count => {
@@ -68,7 +68,8 @@ impl Iterator for RecordStream {
         while !self.ended {
             if let Some(record) = self.run.next() {
                 self.count += 1;
-                return Some(Ok(record));
+                self.ended = record.is_err();
+                return Some(record.map_err(ApiError::from));
             }
             if let Err(error) = self.load() {
                 self.ended = true;

@@ -1,7 +1,6 @@
 //! Uploads as sessions: finding one's own, listing, giving up, closing those that nobody uses.
 
 use axum::extract::{FromRequestParts, State};
-use chrono::TimeDelta;
 use http::request::Parts;
 use kkartifact_model::api::page::Page;
 use kkartifact_model::api::upload::{Upload, UploadState};
@@ -41,9 +40,8 @@ impl FromRequestParts<Resources> for OpenUpload {
 
 /// Requires that an upload is open, and puts off its end.
 pub(super) async fn keep_open(tx: &mut Tx, resources: &Resources, row: &UploadRow) -> ApiResult<()> {
-    let now = resources.clock.now();
-    let end = now + TimeDelta::seconds(resources.config.upload.idle_seconds.into());
-    if row.is_open(now) && tx.touch_upload(row.id, end).await? { Ok(()) } else { Err(closed(row)) }
+    let open = row.is_open(resources.clock.now());
+    if open && tx.touch_upload(row.id, resources.upload_end()).await? { Ok(()) } else { Err(closed(row)) }
 }
 
 /// The refusal for an upload that is over.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kkartifact_blob::{BlobStore, ChunkAt};
 use kkartifact_model::manifest::{ChunkRef, Entry, FileNode, ManifestRoot};
 use kkartifact_model::{ChunkId, Code, FileDigest};
-use kkartifact_service::content::chunk_at;
+use kkartifact_service::content::{chunk_at, together};
 use kkartifact_service::{ApiError, ApiResult, Content, Resources};
 use kkartifact_store::{AppId, ChunkLocation, Database, PackId, VersionPack};
 use sha2::{Digest as _, Sha256};
@@ -16,8 +16,8 @@ use super::intake::ListHash;
 
 /// Entries are verified together until they have so many chunk references.
 const BATCH: usize = 1000;
-/// Chunks of a file are read together up to this number.
-const READ: usize = 32;
+/// Chunks of a file are read together up to so many bytes.
+const READ: u64 = 1 << 20;
 
 /// Verifies the content of a manifest and tells which chunks of which packs it needs. Runs on a thread that may
 /// block.
@@ -64,7 +64,7 @@ struct Verifier {
 impl Verifier {
     fn push(&mut self, entry: Entry) -> ApiResult<()> {
         if let Some(file) = entry.file() {
-            self.refs += file.chunks.len();
+            self.refs += file.chunks.len().max(1);
             self.entries.push(entry);
         }
         if self.refs >= BATCH { self.flush() } else { Ok(()) }
@@ -146,6 +146,10 @@ impl Verifier {
             check(path, file, sha256)?;
             proven.push((ListHash::of(&file.chunks), sha256));
         }
+        if proven.is_empty() {
+            return Ok(());
+        }
+        proven.sort_unstable();
         self.handle.block_on(async {
             let mut tx = self.db.begin().await?;
             for (list, sha256) in &proven {
@@ -157,7 +161,10 @@ impl Verifier {
 
     fn read(&self, chunks: &[ChunkRef], found: &HashMap<ChunkId, ChunkLocation>) -> ApiResult<FileDigest> {
         let mut sha256 = Sha256::new();
-        for part in chunks.chunks(READ) {
+        let mut rest = chunks;
+        while !rest.is_empty() {
+            let (part, tail) = rest.split_at(together(rest, READ));
+            rest = tail;
             let places: Vec<ChunkAt> =
                 part.iter().filter_map(|chunk| Some(chunk_at(chunk.id, found.get(&chunk.id)?))).collect();
             for bytes in self.handle.block_on(self.blob.read_chunks(&places))? {

@@ -8,13 +8,21 @@ use crate::path::{compare, is_below};
 pub struct TreeLimits {
     /// The most entries.
     pub entries: u64,
-    /// The most bytes of one file. Bounds the length of a chunk list, so the memory that one entry takes.
+    /// The most bytes of one file.
     pub file_size: u64,
+    /// The most bytes of all files together.
+    pub tree_size: u64,
 }
+
+/// The most chunks of one file: bounds the memory that one entry takes, and keeps it within a frame of the wire.
+/// Files of the largest size have half a million, of 1 MiB each.
+pub const MAX_FILE_CHUNKS: usize = 700_000;
+/// Files have a chunk for every 16 KiB at most, so this bounds the chunks of a tree.
+const LEAST_CHUNK: u64 = 16 << 10;
 
 impl Default for TreeLimits {
     fn default() -> Self {
-        Self { entries: 1_000_000, file_size: 256 << 30 }
+        Self { entries: 1_000_000, file_size: 256 << 30, tree_size: 1 << 40 }
     }
 }
 
@@ -47,6 +55,12 @@ pub enum TreeError {
     /// More entries than the limit.
     #[error("more than {0} entries")]
     TooManyEntries(u64),
+    /// More content than the limit, by bytes or by chunks.
+    #[error("more than {0} bytes in all, or cut into far too many chunks")]
+    TreeTooLarge(u64),
+    /// A file of too many chunks.
+    #[error("{0:?} is cut into too many chunks")]
+    TooManyChunks(String),
     /// A file above the limit.
     #[error("{path:?} has {size} bytes; the limit is {limit}")]
     FileTooLarge {
@@ -64,6 +78,8 @@ pub enum TreeError {
 pub(super) struct TreeChecker {
     limits: TreeLimits,
     entries: u64,
+    bytes: u64,
+    chunks: u64,
     previous: String,
     /// The directories that hold the previous path, outermost first, and that path itself if it is one.
     open: Vec<String>,
@@ -71,7 +87,7 @@ pub(super) struct TreeChecker {
 
 impl TreeChecker {
     pub(super) fn new(limits: TreeLimits) -> Self {
-        Self { limits, entries: 0, previous: String::new(), open: Vec::new() }
+        Self { limits, entries: 0, bytes: 0, chunks: 0, previous: String::new(), open: Vec::new() }
     }
 
     pub(super) fn push(&mut self, entry: &Entry) -> Result<(), TreeError> {
@@ -104,7 +120,17 @@ impl TreeChecker {
         }
     }
 
-    fn file(&self, path: &str, file: &FileNode) -> Result<(), TreeError> {
+    fn file(&mut self, path: &str, file: &FileNode) -> Result<(), TreeError> {
+        if file.chunks.len() > MAX_FILE_CHUNKS {
+            return Err(TreeError::TooManyChunks(path.to_owned()));
+        }
+        self.bytes = self.bytes.saturating_add(file.size);
+        self.chunks += file.chunks.len() as u64;
+        // Every file may end with a small one.
+        let most = (self.limits.tree_size / LEAST_CHUNK).saturating_add(self.limits.entries);
+        if self.bytes > self.limits.tree_size || self.chunks > most {
+            return Err(TreeError::TreeTooLarge(self.limits.tree_size));
+        }
         let limit = self.limits.file_size;
         if file.size > limit {
             return Err(TreeError::FileTooLarge { path: path.to_owned(), size: file.size, limit });
@@ -172,7 +198,7 @@ mod tests {
     }
 
     fn run(entries: &[Entry]) -> Result<(), TreeError> {
-        let mut checker = TreeChecker::new(TreeLimits { entries: 5, file_size: 100 });
+        let mut checker = TreeChecker::new(TreeLimits { entries: 5, file_size: 100, tree_size: 250 });
         entries.iter().try_for_each(|entry| checker.push(entry))
     }
 

@@ -25,10 +25,10 @@ pub mod root;
 mod varint;
 
 pub use build::{Block, ManifestBuilder, TreeHasher};
-pub use check::{TreeError, TreeLimits};
+pub use check::{MAX_FILE_CHUNKS, TreeError, TreeLimits};
 pub use diff::{Applied, Change, diff};
 pub use entry::{ChunkRef, Entry, FileNode, Mode, Mtime, Node};
-pub use record::{Record, RecordReader, RecordWriter};
+pub use record::{Record, RecordReader, RecordRun, RecordWriter};
 pub use refs::RefSet;
 pub use root::{BlockRef, ManifestRoot};
 

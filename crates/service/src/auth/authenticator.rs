@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{HeaderMap, header};
 use kkartifact_model::Code;
 use kkartifact_model::token::{CheckKey, TokenId, TokenText, same};
-use kkartifact_store::Tx;
+use kkartifact_store::{TokenRow, Tx};
 use moka::sync::Cache;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -68,26 +68,20 @@ impl Authenticator {
         if !row.is_valid(resources.clock.now()) {
             return Err(refused());
         }
-        let caller = self.caller(&mut tx, row.principal_id, &token, &row.name, context).await?;
+        let caller = self.caller(&mut tx, &row, context).await?;
         tx.commit().await?;
         self.check_secret(&token, &row.secret_hash).await?;
         Ok(caller)
     }
 
-    async fn caller(
-        &self,
-        tx: &mut Tx,
-        principal: kkartifact_store::PrincipalId,
-        token: &TokenText,
-        name: &str,
-        context: &RequestContext,
-    ) -> ApiResult<Caller> {
-        let bindings = tx.bindings(principal).await?;
+    async fn caller(&self, tx: &mut Tx, row: &TokenRow, context: &RequestContext) -> ApiResult<Caller> {
+        let bindings = tx.bindings(row.principal_id).await?;
         Ok(Caller {
-            principal,
+            principal: row.principal_id,
             kind: "token",
-            id: token.id().to_string(),
-            name: name.to_owned(),
+            id: row.token_id.clone(),
+            name: row.name.clone(),
+            expires_at: row.expires_at,
             bindings: bindings.into(),
             address: context.address.map(|address| address.ip().to_string()),
             request_id: context.id.clone(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
+use chrono::{DateTime, Utc};
 use http::request::Parts;
 use kkartifact_model::api::access::{Grant, WhoAmI};
 use kkartifact_model::{Code, Permission, Permissions};
@@ -21,6 +22,8 @@ pub struct Caller {
     pub id: String,
     /// What people call it.
     pub name: String,
+    /// When it ends.
+    pub expires_at: Option<DateTime<Utc>>,
     pub(super) bindings: Arc<[BindingRow]>,
     pub(super) address: Option<String>,
     pub(super) request_id: String,

@@ -86,18 +86,25 @@ impl AuthorizedApp {
         }
         let row = match found {
             Some(row) if row.state == Lifecycle::Active => row,
+            Some(row) if row.state == Lifecycle::Deleted => return Err(hidden()),
             Some(row) => return Err(closed(&format!("project {project}"), row.state)),
-            None => {
-                let audit = NewAudit {
-                    action: "project.create",
-                    project: Some(project.as_str()),
-                    ..NewAudit::default()
-                };
-                tx.audit(&caller.actor(), Outcome::Done, &audit, now).await?;
-                tx.insert_project(project, "", now).await?.ok_or_else(hidden)?
-            }
+            None => match tx.insert_project(project, "", now).await? {
+                Some(row) => {
+                    let audit = NewAudit {
+                        action: "project.create",
+                        project: Some(project.as_str()),
+                        ..NewAudit::default()
+                    };
+                    tx.audit(&caller.actor(), Outcome::Done, &audit, now).await?;
+                    row
+                }
+                // Somebody else has just made it.
+                None => tx.find_project(project).await?.ok_or_else(hidden)?,
+            },
         };
-        tx.insert_app(row.id, name, "", now).await?;
+        if !tx.insert_app(row.id, name, "", now).await? {
+            return Self::load(tx, caller, Permission::Push, project, name).await;
+        }
         let (project_name, app_name) = (Some(project.as_str()), Some(name.as_str()));
         let audit =
             NewAudit { action: "app.create", project: project_name, app: app_name, ..NewAudit::default() };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kkartifact_blob::{BlobStore, ChunkAt};
-use kkartifact_model::manifest::{BlockRef, Entry, ManifestRoot, Record, RecordReader};
+use kkartifact_model::manifest::{BlockRef, ChunkRef, Entry, ManifestRoot, Record, RecordReader};
 use kkartifact_model::{ChunkId, TreePath};
 use kkartifact_store::{AppId, ChunkLocation, Database};
 use moka::sync::Cache;
@@ -103,6 +103,16 @@ pub fn decode(records: &[u8]) -> ApiResult<Vec<Entry>> {
         Err(error) => Err(ApiError::internal(error)),
     };
     RecordReader::new(records).map(entry).collect()
+}
+
+/// How many chunks from the start are read together: as many as have so many bytes, but at least one.
+pub fn together(chunks: &[ChunkRef], bytes: u64) -> usize {
+    let mut sum = 0;
+    let fits = |chunk: &&ChunkRef| {
+        sum += u64::from(chunk.len);
+        sum <= bytes
+    };
+    chunks.iter().take_while(fits).count().max(1).min(chunks.len())
 }
 
 /// A chunk's place for the content store.

@@ -7,11 +7,16 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use kkartifact_model::Code;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::error::{ApiError, ApiResult};
 
 /// How many pieces may wait for a slower side.
 const QUEUE: usize = 8;
+/// The same for what goes out, where pieces are larger and receivers many.
+const QUEUE_OUT: usize = 2;
+/// Fewer bytes than this in the time of a silence are silence: else a few slow clients would hold every turn.
+const TRICKLE: usize = 4096;
 
 /// The pieces of a body, for a thread that may block. A silent client ends it with an error; a cut connection
 /// too, so that an end is always a real one.
@@ -20,17 +25,27 @@ pub fn incoming(body: Body, limit: u64, silence: Duration) -> mpsc::Receiver<Api
     tokio::spawn(async move {
         let mut pieces = body.into_data_stream();
         let mut total = 0u64;
+        // Only waiting for the client counts, not the time that this side takes.
+        let (mut waited, mut arrived) = (Duration::ZERO, 0);
         loop {
-            let piece = match tokio::time::timeout(silence, pieces.next()).await {
+            let start = Instant::now();
+            let piece = match tokio::time::timeout(silence.saturating_sub(waited), pieces.next()).await {
                 Ok(None) => return,
                 Ok(Some(Ok(piece))) => {
+                    waited += start.elapsed();
+                    arrived += piece.len();
+                    if arrived >= TRICKLE {
+                        (waited, arrived) = (Duration::ZERO, 0);
+                    }
                     total += piece.len() as u64;
                     if total > limit { Err(too_large(limit)) } else { Ok(piece) }
                 }
                 Ok(Some(Err(error))) => {
                     Err(ApiError::new(Code::RequestTimeout, format!("the body broke off: {error}")))
                 }
-                Err(_) => Err(ApiError::new(Code::RequestTimeout, "nothing arrived for too long")),
+                Err(_) => {
+                    Err(ApiError::new(Code::RequestTimeout, "nothing, or too little, arrived for too long"))
+                }
             };
             let failed = piece.is_err();
             if sender.send(piece).await.is_err() || failed {
@@ -45,10 +60,72 @@ fn too_large(limit: u64) -> ApiError {
     ApiError::new(Code::TooLarge, format!("the body has more than {limit} bytes"))
 }
 
-/// A body that is fed by whoever holds the sender. An error, or a sender that is dropped by a panic, cuts the
-/// connection, so that no reader takes a part for the whole.
-pub fn outgoing() -> (mpsc::Sender<Result<Bytes, std::io::Error>>, Body) {
-    let (sender, mut receiver) = mpsc::channel(QUEUE);
+/// The sender's end of a body.
+#[derive(Debug)]
+pub struct Outgoing {
+    pieces: mpsc::Sender<Result<Bytes, std::io::Error>>,
+    silence: Duration,
+}
+
+impl Outgoing {
+    /// Sends a piece; whether the receiver is still there, and takes what it asked for.
+    pub async fn send(&self, piece: Bytes) -> bool {
+        self.pieces.send_timeout(Ok(piece), self.silence).await.is_ok()
+    }
+
+    /// Cuts the connection, so that no reader takes a part for the whole.
+    pub async fn cut(&self) {
+        drop(self.pieces.send_timeout(Err(std::io::Error::other("cut")), self.silence).await);
+    }
+}
+
+/// A body that is fed by whoever holds the sender. A receiver that takes nothing for so long is given up. Only an
+/// explicit end is one: what a body must end with is up to its format.
+pub fn outgoing(silence: Duration) -> (Outgoing, Body) {
+    let (pieces, mut receiver) = mpsc::channel(QUEUE_OUT);
     let stream = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
-    (sender, Body::from_stream(stream))
+    (Outgoing { pieces, silence }, Body::from_stream(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_and_trickles_end_a_stream_and_slow_ones_go_on() {
+        let silence = Duration::from_secs(10);
+        let body = |piece: &'static [u8], every: u64| {
+            Body::from_stream(futures_util::stream::unfold(0, move |sent| async move {
+                tokio::time::sleep(Duration::from_secs(every)).await;
+                (sent < 20).then(|| (Ok::<_, std::io::Error>(Bytes::from_static(piece)), sent + 1))
+            }))
+        };
+        let mut silent = incoming(body(b"x", 11), u64::MAX, silence);
+        assert_eq!(silent.recv().await.unwrap().unwrap_err().code, Code::RequestTimeout);
+        // A byte now and then holds a turn as well as nothing does.
+        let mut trickle = incoming(body(b"x", 3), u64::MAX, silence);
+        let mut count = 0;
+        while trickle.recv().await.unwrap().is_ok() {
+            count += 1;
+        }
+        assert_eq!(count, 3);
+        let mut slow = incoming(body(&[0; 4096], 9), u64::MAX, silence);
+        let mut count = 0;
+        while let Some(piece) = slow.recv().await {
+            piece.unwrap();
+            count += 1;
+        }
+        assert_eq!(count, 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_that_takes_nothing_is_given_up() {
+        let (sender, body) = outgoing(Duration::from_secs(10));
+        let mut sent = 0;
+        while sender.send(Bytes::from_static(b"piece")).await {
+            sent += 1;
+        }
+        assert_eq!(sent, QUEUE_OUT);
+        drop(body);
+    }
 }
