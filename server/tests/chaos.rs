@@ -96,6 +96,21 @@ impl World {
         assert_same_content(&self.builds[build], &check);
     }
 
+    /// What has its final name in the store is whole: a pack ends with its trailer.
+    fn check_no_torn_objects(&self) {
+        let store = self.root.join("server/data/content");
+        let mut packs = 0;
+        for part in std::fs::read_dir(store.join("packs")).unwrap().map(Result::unwrap) {
+            for pack in std::fs::read_dir(part.path()).unwrap().map(Result::unwrap) {
+                let bytes = std::fs::read(pack.path()).unwrap();
+                let whole = bytes.starts_with(b"kkpack1\n") && bytes.ends_with(b"kkpack1\n");
+                assert!(whole && bytes.len() > 8, "{} is torn", pack.path().display());
+                packs += 1;
+            }
+        }
+        assert!(packs > 0);
+    }
+
     /// The names of all versions.
     fn versions(&self) -> Vec<String> {
         let listed: Value =
@@ -136,9 +151,12 @@ async fn the_server_dies_at_every_step_of_a_push(db: TestDatabase) {
             let args = World::args(&world.builds[1], &version);
             let mut pushing = world.agent.start(&World::command("push", &args));
             world.server.wait_until_killed();
+            world.check_no_torn_objects();
             world.server.restart(None);
-            // The push that was under way may make it, since it tries again. The next one certainly does.
-            pushing.wait().unwrap();
+            // The push that was under way may make it, since it tries again. If it says so, it is there.
+            if pushing.wait().unwrap().success() {
+                assert!(world.versions().contains(&version), "{place}: a push said done");
+            }
             world.push(1, &version);
             world.check_published(1, &version);
         }
@@ -224,7 +242,9 @@ async fn the_server_dies_at_random_moments_of_pushes(db: TestDatabase) {
             world.server.kill();
             eprintln!("push {round}: killed after {after:?}{}", if in_time { "" } else { ", too late" });
             world.server.restart(None);
-            pushing.wait().unwrap();
+            if pushing.wait().unwrap().success() {
+                assert!(world.versions().contains(&version), "a push said done");
+            }
             if !in_time {
                 length = start.elapsed().min(after);
             }
@@ -266,10 +286,82 @@ async fn the_agent_dies_at_random_moments_of_pulls(db: TestDatabase) {
     .await;
 }
 
+/// What lies in the target and in the staging tree may be changed between death and recovery, also by somebody who
+/// wants the agent to write elsewhere.
+async fn what_is_changed_while_the_agent_is_dead_is_neither_followed_nor_trusted(db: TestDatabase) {
+    blocking(move || {
+        let world = world(db);
+        world.push(1, "v2");
+        for place in ["pull.planned", "pull.staged", "pull.journal-written", "pull.half-changed"] {
+            let outside = world.root.join(format!("outside-{place}"));
+            sample(&outside);
+            let before = content(&outside);
+            let target = world.root.join(format!("hosts/{place}"));
+            world.pull(&target, "v1");
+            let args = World::args(&target, "v2");
+            let killed = world.agent.run(&World::command("pull", &args), Some(place)).status;
+            assert_eq!(killed.signal(), Some(9), "{place} was not reached: {killed}");
+            // A directory of the target becomes a link that leads out.
+            std::fs::rename(target.join("src"), world.root.join(format!("moved-{place}"))).unwrap();
+            std::os::unix::fs::symlink(&outside, target.join("src")).unwrap();
+            // A staged file has other bytes now, with the size and the time of before.
+            let staged = target.with_file_name(format!(".{place}.kkartifact")).join("staging/tree/large.bin");
+            if place == "pull.staged" {
+                let time = std::fs::metadata(&staged).unwrap().modified().unwrap();
+                let size = usize::try_from(std::fs::metadata(&staged).unwrap().len()).unwrap();
+                std::fs::write(&staged, vec![0; size]).unwrap();
+                std::fs::File::open(&staged).unwrap().set_modified(time).unwrap();
+            }
+            // The interrupted change may have to be undone, which the first call says; then it goes on.
+            let first = world.agent.run(&World::command("pull", &args), None);
+            if !first.status.success() {
+                let said = String::from_utf8_lossy(&first.stderr).into_owned();
+                assert!(said.contains("the change was undone"), "{place}: {said}");
+                world.pull(&target, "v2");
+            }
+            assert_same_content(&world.builds[1], &target);
+            assert_eq!(content(&outside), before, "{place}: outside the target");
+        }
+    })
+    .await;
+}
+
+async fn the_agent_dies_at_random_moments_of_pushes(db: TestDatabase) {
+    blocking(move || {
+        let (world, seed) = (world(db), seed());
+        let mut length = Duration::from_millis(300);
+        for round in 0..rounds() {
+            let version = format!("r{round}");
+            write(&world.builds[1], "which", version.as_bytes());
+            write(&world.builds[1], "large.bin", &noise(seed ^ round, 2 << 20));
+            let (args, after) = (World::args(&world.builds[1], &version), moment(seed, round, length));
+            let start = Instant::now();
+            let mut pushing = world.agent.start(&World::command("push", &args));
+            sleep(after);
+            let in_time = pushing.try_wait().unwrap().is_none();
+            pushing.kill().unwrap();
+            pushing.wait().unwrap();
+            eprintln!(
+                "push {round}: agent killed after {after:?}{}",
+                if in_time { "" } else { ", too late" }
+            );
+            if !in_time {
+                length = start.elapsed().min(after);
+            }
+            world.server.verify();
+            world.push(1, &version);
+            world.check_published(1, &version);
+        }
+    })
+    .await;
+}
+
 on_both_databases! {
     the_server_dies_at_every_step_of_a_push,
     the_agent_dies_at_every_step_of_a_pull,
     the_agent_dies_at_every_step_of_a_first_pull,
     the_server_dies_at_random_moments_of_pushes,
     the_agent_dies_at_random_moments_of_pulls,
+    the_agent_dies_at_random_moments_of_pushes,
+    what_is_changed_while_the_agent_is_dead_is_neither_followed_nor_trusted,
 }

@@ -63,10 +63,7 @@ fn cut(why: &str) -> Attempt {
 }
 
 fn damaged(why: &str) -> Attempt {
-    Attempt::Transient(
-        AgentError::new(Kind::Invalid, format!("the server's stream is malformed: {why}")),
-        None,
-    )
+    Attempt::Final(AgentError::new(Kind::Invalid, format!("the server's stream is malformed: {why}")))
 }
 
 /// A manifest, or the changes that make it from a base, one record after the other.

@@ -35,9 +35,9 @@ pub fn init(
 ) -> Result<Written> {
     let file = path.join(CONFIG_FILE);
     let server = server_url
-        .map_or("# server_url: https://repo.example.com".to_owned(), |url| format!("server_url: {url}"));
-    let project = project.map_or("# project: my-project".to_owned(), |name| format!("project: {name}"));
-    let app = app.map_or("# app: my-app".to_owned(), |name| format!("app: {name}"));
+        .map_or("# server_url: https://repo.example.com".to_owned(), |url| format!("server_url: {url:?}"));
+    let project = project.map_or("# project: my-project".to_owned(), |name| format!("project: \"{name}\""));
+    let app = app.map_or("# app: my-app".to_owned(), |name| format!("app: \"{name}\""));
     let text = format!(
         "# kkArtifact agent. Flags and KKARTIFACT_* variables go before this file.\n\
          # It is never pushed and never overwritten by a pull.\n\

@@ -47,7 +47,7 @@ pub(super) fn apply(
         let path = operation.path.as_str();
         match (direction, applier.operate(&operation, direction)) {
             (_, Ok(())) => {}
-            (Direction::Back, Err(Errno::NOENT | Errno::EXIST)) => continue,
+            (Direction::Back, Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::EXIST)) => continue,
             (_, Err(error)) => return Err(explain(path, error)),
         }
         if done == 1 {

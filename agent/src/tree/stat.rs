@@ -102,3 +102,16 @@ pub fn list(dir: impl AsFd) -> Result<Vec<Found>, Errno> {
     found.sort_unstable_by(|a, b| a.name.cmp(&b.name).then_with(|| a.shown.cmp(&b.shown)));
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_nothing_that_a_version_can_have() {
+        let dev = std::fs::File::open("/dev").unwrap();
+        let found = list(&dev).unwrap();
+        let null = found.iter().find(|found| found.shown == "null").unwrap();
+        assert_eq!(null.stat.kind, Kind::Other("a device"));
+    }
+}

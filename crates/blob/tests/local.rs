@@ -82,7 +82,12 @@ async fn a_pack_that_is_dropped_leaves_nothing() {
     let store = open(dir.path()).await;
     let mut writer = store.create_pack(owner()).await.unwrap();
     writer.append(vec![chunk(b"never sealed")]).await.unwrap();
-    assert_eq!(files(dir.path()).len(), 1);
+    let written = files(dir.path());
+    assert_eq!(written.len(), 1);
+    assert!(
+        written[0].components().any(|part| part.as_os_str() == "tmp"),
+        "{written:?} has no final name yet"
+    );
     drop(writer);
     drop(store);
     // The worker notices on its own thread; a new process would sweep what is left.

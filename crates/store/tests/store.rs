@@ -121,6 +121,26 @@ async fn lists_are_paged_by_cursor_without_skipping_or_repeating(database: TestD
     assert_eq!(tx.list_versions(&app, &VersionFilter::default(), skipped).await.unwrap().items.len(), 3);
 }
 
+async fn no_item_of_a_long_list_is_out_of_reach(database: TestDatabase) {
+    let database = database.open().await;
+    let (app, principal) = with_app(&database).await;
+    let mut tx = database.begin().await.unwrap();
+    for i in 0..520 {
+        tx.insert_version(&version(&app, &format!("v{i}"), principal), now()).await.unwrap();
+    }
+    let filter = VersionFilter::default();
+    let end = PageQuery { offset: 510, ..PageQuery::first(500) };
+    assert_eq!(tx.list_versions(&app, &filter, end).await.unwrap().items.len(), 10);
+    let (mut seen, mut query) = (std::collections::BTreeSet::new(), PageQuery::first(500));
+    loop {
+        let page = tx.list_versions(&app, &filter, query).await.unwrap();
+        seen.extend(page.items.into_iter().map(|version| version.version.to_string()));
+        let Some(next) = page.next_cursor else { break };
+        query.after = kkartifact_store::Cursor::decode(&next).unwrap();
+    }
+    assert_eq!(seen.len(), 520);
+}
+
 async fn lists_show_only_what_the_principal_is_bound_to(database: TestDatabase) {
     let database = database.open().await;
     let (app, admin) = with_app(&database).await;
@@ -352,6 +372,7 @@ on_both_databases! {
     what_is_not_committed_never_happened,
     names_are_given_out_once,
     lists_are_paged_by_cursor_without_skipping_or_repeating,
+    no_item_of_a_long_list_is_out_of_reach,
     lists_show_only_what_the_principal_is_bound_to,
     chunks_are_found_per_app_and_only_with_their_pack,
     channels_move_with_history_and_roll_back_one_by_one,

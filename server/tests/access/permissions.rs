@@ -1,5 +1,6 @@
 //! What each permission opens, and no more.
 
+use kkartifact_model::Permission;
 use kkartifact_service::RouteTable;
 use kkartifact_service::routes::{Access, Scope};
 use kkartifact_testkit::{TestDatabase, TestServer, on_both_databases};
@@ -101,7 +102,40 @@ async fn every_route_states_what_it_needs_and_bodies_cannot_skip_it(db: TestData
     }
 }
 
+/// Every route of the table whose object is in the path, with every permission: admitted or refused as the table
+/// says, whatever the handler then makes of it.
+async fn every_route_wants_just_the_permission_that_the_table_names(db: TestDatabase) {
+    let server = TestServer::start(db).await;
+    server.make_app("shop", "web").await;
+    server.push_files("shop/web", "v1", &server.admin, &[("a", b"content")]).await.expect(201);
+    let mut routes: Vec<_> = RouteTable::get().unwrap().routes().iter().collect();
+    // What takes away what others need comes last, and the innermost of it first.
+    routes.sort_by_key(|route| (route.method == Method::DELETE, usize::MAX - route.path.len()));
+    for name in ["view", "pull", "push", "promote", "admin"] {
+        let token = server.token(&[name], "shop").await;
+        let permission: Permission = name.parse().unwrap();
+        for route in &routes {
+            let (wanted, scope) = match route.access {
+                Access::Needs(wanted, scope) if scope != Scope::Body => (wanted, scope),
+                _ => continue,
+            };
+            let allowed = scope == Scope::Path
+                && (wanted == permission || wanted == Permission::View || permission == Permission::Admin);
+            let names =
+                [("{project}", "shop"), ("{app}", "web"), ("{version}", "v1"), ("{channel}", "stable")];
+            let path = names
+                .iter()
+                .fold(route.path.replace("/api/v1", ""), |path, (name, value)| path.replace(name, value));
+            let answer = server.send(server.request(route.method.clone(), &path, &token)).await;
+            let status = answer.status.as_u16();
+            assert_eq!(status == 403, !allowed, "{} with {name}: {}", route.name, answer.text());
+            assert!(status < 500 && status != 401, "{} with {name}: {}", route.name, answer.text());
+        }
+    }
+}
+
 on_both_databases! {
+    every_route_wants_just_the_permission_that_the_table_names,
     permissions_are_checked_on_every_kind_of_route,
     an_update_cannot_set_what_it_does_not_name,
     who_may_create_by_pushing_is_a_setting,

@@ -1,8 +1,9 @@
 //! The agent against a real server, through HTTP, on both databases.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod host;
+mod hostile;
 mod refused;
 mod rollback;
 mod transfer;

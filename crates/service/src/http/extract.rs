@@ -8,6 +8,7 @@ use http::request::Parts;
 use kkartifact_model::Code;
 use kkartifact_model::api::page::{DEFAULT_LIMIT, MAX_LIMIT};
 use kkartifact_store::{Cursor, PageQuery};
+use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +72,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Self> {
+        // What is not UTF-8 would be replaced, and name something else.
+        if percent_decode_str(parts.uri.query().unwrap_or_default()).decode_utf8().is_err() {
+            return Err(ApiError::invalid("the query has bytes that are not UTF-8"));
+        }
         let query = axum::extract::Query::<T>::try_from_uri(&parts.uri);
         query
             .map(|query| Self(query.0))
