@@ -52,21 +52,15 @@ impl From<&Stat> for FileStat {
             FileType::Unknown => Kind::Other("of an unknown kind"),
         };
         let time = |secs, nanos| Mtime { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
-        #[allow(
-            clippy::allow_attributes,
-            clippy::useless_conversion,
-            clippy::unnecessary_cast,
-            reason = "field types differ between platforms"
-        )]
         Self {
             kind,
-            mode: Mode::from_bits(stat.st_mode as u32),
-            special_bits: (stat.st_mode as u32) & 0o7000 != 0,
+            mode: Mode::from_bits(stat.st_mode),
+            special_bits: stat.st_mode & 0o7000 != 0,
             size: u64::try_from(stat.st_size).unwrap_or(0),
-            mtime: time(stat.st_mtime as i64, stat.st_mtime_nsec),
-            ctime: time(stat.st_ctime as i64, stat.st_ctime_nsec),
-            ino: stat.st_ino as u64,
-            dev: stat.st_dev as u64,
+            mtime: time(stat.st_mtime, stat.st_mtime_nsec),
+            ctime: time(stat.st_ctime, stat.st_ctime_nsec),
+            ino: stat.st_ino,
+            dev: stat.st_dev,
         }
     }
 }

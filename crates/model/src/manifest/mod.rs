@@ -22,15 +22,17 @@ pub mod record;
 pub mod refs;
 pub mod render;
 pub mod root;
+mod run;
 mod varint;
 
 pub use build::{Block, ManifestBuilder, TreeHasher};
 pub use check::{MAX_FILE_CHUNKS, TreeError, TreeLimits};
 pub use diff::{Applied, Change, diff};
 pub use entry::{ChunkRef, Entry, FileNode, Mode, Mtime, Node};
-pub use record::{Record, RecordReader, RecordRun, RecordWriter};
+pub use record::{Record, RecordReader, RecordWriter};
 pub use refs::RefSet;
 pub use root::{BlockRef, ManifestRoot};
+pub use run::RecordRun;
 
 /// Bytes that are not what they should be: cut short, out of range or inconsistent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -12,8 +12,6 @@
 //! symlink  = target-len target
 //! ```
 
-use bytes::{Buf as _, Bytes};
-
 use super::entry::{ChunkRef, Entry, FileNode, Mode, Mtime, Node};
 use super::varint::{Cursor, put, put_signed};
 use super::{Malformed, diff::Segment};
@@ -189,11 +187,11 @@ impl RecordWriter {
 }
 
 /// Reads a run of records, one at a time. Paths share prefixes, so all records of a run together can be a thousand
-/// times as large as the run: never collect what a stranger has sent; see [`RecordRun`].
+/// times as large as the run: never collect what a stranger has sent; see [`RecordRun`](super::RecordRun).
 pub struct RecordReader<'a> {
-    rest: Cursor<'a>,
-    previous: String,
-    seconds: i64,
+    pub(super) rest: Cursor<'a>,
+    pub(super) previous: String,
+    pub(super) seconds: i64,
 }
 
 impl<'a> RecordReader<'a> {
@@ -295,35 +293,6 @@ impl<'a> RecordReader<'a> {
                 _ => Err(Malformed("unknown kind of segment")),
             })
             .collect()
-    }
-}
-
-/// A run of records that owns its bytes, for runs that come out of a stream. Holds one record at a time.
-#[derive(Debug, Default)]
-pub struct RecordRun {
-    run: Bytes,
-    previous: String,
-    seconds: i64,
-}
-
-impl RecordRun {
-    /// Starts at the start of a run.
-    pub fn new(run: impl Into<Bytes>) -> Self {
-        Self { run: run.into(), ..Self::default() }
-    }
-}
-
-impl Iterator for RecordRun {
-    type Item = Result<Record, Malformed>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let previous = std::mem::take(&mut self.previous);
-        let mut reader = RecordReader { rest: Cursor(&self.run), previous, seconds: self.seconds };
-        let record = reader.next();
-        let read = self.run.len() - reader.rest.0.len();
-        (self.previous, self.seconds) = (reader.previous, reader.seconds);
-        self.run.advance(read);
-        record
     }
 }
 
