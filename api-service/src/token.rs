@@ -37,19 +37,25 @@ pub(crate) async fn create(
             format!("expires_at must be {} or earlier: when the token ends that makes it", end.to_rfc3339());
         return Err(ApiError::new(Code::Forbidden, message));
     }
+    let scopes = {
+        let mut tx = resources.db.read().await?;
+        let mut scopes = Vec::with_capacity(new.scopes.len());
+        for scope in &new.scopes {
+            let (project, app) = resolve(&mut tx, &caller, scope).await?;
+            if !caller.holds(new.permissions, project, app) {
+                let message = "a token can't do more than the one that makes it";
+                return Err(ApiError::new(Code::Forbidden, message));
+            }
+            scopes.push((project, app));
+        }
+        tx.commit().await?;
+        scopes
+    };
+    // Expensive on purpose: only for those who may, and not while the database waits.
     let token = secret::new_token()?;
     let hash = secret::hash(token.secret(), resources.config.auth.bcrypt_cost).await?;
 
     let mut tx = resources.db.begin().await?;
-    let mut scopes = Vec::with_capacity(new.scopes.len());
-    for scope in &new.scopes {
-        let (project, app) = resolve(&mut tx, &caller, scope).await?;
-        if !caller.holds(new.permissions, project, app) {
-            let message = "a token can't do more than the one that makes it";
-            return Err(ApiError::new(Code::Forbidden, message));
-        }
-        scopes.push((project, app));
-    }
     let row = NewTokenRow {
         name: &new.name,
         token_id: token.id(),

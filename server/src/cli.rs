@@ -65,7 +65,7 @@ pub(crate) fn run(options: Options) -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            say(&format!("kkartifact: {}", error.cause.unwrap_or(error.message)));
+            drop(writeln!(std::io::stderr(), "kkartifact: {}", error.cause.unwrap_or(error.message)));
             ExitCode::FAILURE
         }
     }

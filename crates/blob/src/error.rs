@@ -14,9 +14,6 @@ pub enum BlobError {
     /// The object is there, but not what it should be.
     #[error("{0} is damaged: {1}")]
     Damaged(String, &'static str),
-    /// Another process uses the storage.
-    #[error("{0} is in use by another process")]
-    InUse(String),
     /// Storage does not answer as it should.
     #[error("storage failed while {doing}: {error}")]
     Io {

@@ -52,7 +52,6 @@ codes! {
     NothingToRollBack = "nothing_to_roll_back", 409, "The channel has no earlier version.";
     BootstrapDone = "bootstrap_done", 409, "The one-time secret has been used.";
     VersionDeleted = "version_deleted", 410, "The version was deleted. Pushing the same content again restores it.";
-    PreconditionFailed = "precondition_failed", 412, "A precondition header did not hold.";
     TooLarge = "too_large", 413, "A body, manifest or file is above the configured limit.";
     UnsupportedMediaType = "unsupported_media_type", 415, "The body's content type is not one that this route takes.";
     RangeNotSatisfiable = "range_not_satisfiable", 416, "The range lies outside the file.";

@@ -107,7 +107,7 @@ impl From<BlobError> for ApiError {
                 cause: Some(error.to_string()),
                 ..Self::new(Code::StorageFull, "the server's storage is full; nothing was published")
             },
-            BlobError::Io { .. } | BlobError::InUse(_) => {
+            BlobError::Io { .. } => {
                 Self::unavailable("the server's storage does not answer; try again", error)
             }
             BlobError::NotFound(_) | BlobError::Damaged(..) => Self::internal(error),

@@ -1,5 +1,6 @@
 //! A service as a process of its own: configuration, logging, listening, stopping.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,7 +39,8 @@ pub fn main(
     match start(&options, router, background) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, cause = error.cause, "the service could not go on");
+            // Not through the log, which may not have started.
+            drop(writeln!(std::io::stderr(), "{}", error.cause.unwrap_or(error.message)));
             ExitCode::FAILURE
         }
     }

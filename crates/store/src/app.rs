@@ -40,11 +40,6 @@ impl AppRow {
     pub fn exists(&self) -> bool {
         self.state != Lifecycle::Deleted && self.project_state != Lifecycle::Deleted
     }
-
-    /// Whether it takes new versions.
-    pub fn is_active(&self) -> bool {
-        self.state == Lifecycle::Active && self.project_state == Lifecycle::Active
-    }
 }
 
 impl From<AppRow> for App {

@@ -41,11 +41,15 @@ fn take(mut intake: Intake, pieces: mpsc::Receiver<ApiResult<Bytes>>) -> ApiResu
 }
 
 fn take_frames(intake: &mut Intake, pieces: mpsc::Receiver<ApiResult<Bytes>>) -> ApiResult<()> {
-    let mut frames = Frames::new(pieces);
+    let (mut frames, mut count) = (Frames::new(pieces), 0);
     loop {
         match frames.next_frame()? {
-            Frame::Chunks(chunks) => intake.take(chunks)?,
-            Frame::End(_) => return Ok(()),
+            Frame::Chunks(chunks) => {
+                count += chunks.len() as u64;
+                intake.take(chunks)?;
+            }
+            Frame::End(sent) if sent == count => return Ok(()),
+            Frame::End(_) => return Err(BadStream("the end frame counts other chunks").into()),
             Frame::Records(_) => return Err(BadStream("records among chunks").into()),
             Frame::Error(error) => {
                 return Err(ApiError::invalid(format!("the sender gave up: {}", error.error.message)));

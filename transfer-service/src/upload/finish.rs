@@ -32,23 +32,46 @@ pub(crate) async fn finish(
     let work = tokio::spawn(async move {
         // Before the look at the upload: who waits for another call to finish it finds it finished.
         let _turn = resources.publishing.take().await?;
-        let mut tx = resources.db.read().await?;
-        let (upload, app) = find(&mut tx, &caller, finish.upload_id).await?;
-        if let (UploadState::Finished, Some(id)) = (upload.state, upload.version_id) {
-            let version = describe(&mut tx, id).await?;
-            return Ok((StatusCode::OK, Json(version)));
-        }
-        tx.commit().await?;
-        if !upload.is_open(resources.clock.now()) {
-            return Err(closed(&upload));
-        }
-        let draft = prepare(&resources, &caller, upload, app).await?;
-        let (created, version) = publish(&resources, &caller, &draft).await?;
+        let (upload, app) = match look(&resources, &caller, finish.upload_id).await? {
+            Found::Finished(version) => return Ok((StatusCode::OK, Json(*version))),
+            Found::Open(upload, app) => (*upload, app),
+        };
+        let published = match prepare(&resources, &caller, upload, app).await {
+            Ok(draft) => publish(&resources, &caller, &draft).await,
+            Err(error) => Err(error),
+        };
+        let (created, version) = match published {
+            Ok(published) => published,
+            // What it needed may be gone because another call was faster: then that one's version is the answer.
+            Err(error) => match look(&resources, &caller, finish.upload_id).await {
+                Ok(Found::Finished(version)) => (false, *version),
+                _ => return Err(error),
+            },
+        };
         resources.jobs_queued.notify_waiters();
         let status = if created { StatusCode::CREATED } else { StatusCode::OK };
         Ok((status, Json(version)))
     });
     work.await.map_err(ApiError::internal)?
+}
+
+/// How an upload stands that is to be finished.
+enum Found {
+    Finished(Box<Version>),
+    Open(Box<UploadRow>, AuthorizedApp),
+}
+
+async fn look(resources: &Resources, caller: &Caller, id: Uuid) -> ApiResult<Found> {
+    let mut tx = resources.db.read().await?;
+    let (upload, app) = find(&mut tx, caller, id).await?;
+    if let (UploadState::Finished, Some(id)) = (upload.state, upload.version_id) {
+        return Ok(Found::Finished(Box::new(describe(&mut tx, id).await?)));
+    }
+    if upload.is_open(resources.clock.now()) {
+        Ok(Found::Open(Box::new(upload), app))
+    } else {
+        Err(closed(&upload))
+    }
 }
 
 async fn describe(tx: &mut Tx, id: VersionId) -> ApiResult<Version> {
@@ -154,11 +177,7 @@ async fn publish(resources: &Resources, caller: &Caller, draft: &Draft) -> ApiRe
         record(&mut tx, caller, draft, id).await?;
     }
     if !tx.close_upload(upload.id, UploadState::Finished, Some(id)).await? {
-        // Another call was faster: it has published the same, or given up.
-        let (now, _) = find(&mut tx, caller, upload.id).await?;
-        if now.state != UploadState::Finished {
-            return Err(closed(&now));
-        }
+        return Err(closed(upload));
     }
     let version = describe(&mut tx, id).await?;
     failpoint::reach("publish.before-commit");

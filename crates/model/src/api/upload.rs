@@ -24,7 +24,8 @@ pub struct UploadInit {
     /// The version that the manifest will be told by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Base>,
-    /// The files that will be put one by one. Finishing without one of them, or with another, is refused.
+    /// The files that will be put one by one. Finishing without one of them, or
+    /// with other content in one, is refused; more files may come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<ExpectedFile>>,
     /// How it was built.
