@@ -12,6 +12,7 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use kkartifact_model::failpoint;
@@ -226,33 +227,45 @@ fn sleep(duration: Duration) {
     std::thread::sleep(duration);
 }
 
+/// Pushes one new version after the other, and kills the server or the agent somewhere in each.
+fn die_in_pushes(mut world: World, kill: impl Fn(&mut World, &mut Child)) {
+    let (seed, mut length) = (seed(), Duration::from_millis(300));
+    for round in 0..rounds() {
+        let version = format!("r{round}");
+        write(&world.builds[1], "which", version.as_bytes());
+        write(&world.builds[1], "large.bin", &noise(seed ^ round, 2 << 20));
+        let (args, after) = (World::args(&world.builds[1], &version), moment(seed, round, length));
+        let start = Instant::now();
+        let mut pushing = world.agent.start(&World::command("push", &args));
+        sleep(after);
+        let in_time = pushing.try_wait().unwrap().is_none();
+        kill(&mut world, &mut pushing);
+        eprintln!("push {round}: killed after {after:?}{}", if in_time { "" } else { ", too late" });
+        if pushing.wait().unwrap().success() {
+            assert!(world.versions().contains(&version), "a push said done");
+        }
+        if !in_time {
+            length = start.elapsed().min(after);
+        }
+        world.server.verify();
+        world.push(1, &version);
+        world.check_published(1, &version);
+    }
+}
+
 async fn the_server_dies_at_random_moments_of_pushes(db: TestDatabase) {
     blocking(move || {
-        let (mut world, seed) = (world(db), seed());
-        let mut length = Duration::from_millis(300);
-        for round in 0..rounds() {
-            let version = format!("r{round}");
-            write(&world.builds[1], "which", version.as_bytes());
-            write(&world.builds[1], "large.bin", &noise(seed ^ round, 2 << 20));
-            let (args, after) = (World::args(&world.builds[1], &version), moment(seed, round, length));
-            let start = Instant::now();
-            let mut pushing = world.agent.start(&World::command("push", &args));
-            sleep(after);
-            let in_time = pushing.try_wait().unwrap().is_none();
+        die_in_pushes(world(db), |world, _| {
             world.server.kill();
-            eprintln!("push {round}: killed after {after:?}{}", if in_time { "" } else { ", too late" });
+            world.check_no_torn_objects();
             world.server.restart(None);
-            if pushing.wait().unwrap().success() {
-                assert!(world.versions().contains(&version), "a push said done");
-            }
-            if !in_time {
-                length = start.elapsed().min(after);
-            }
-            world.push(1, &version);
-            world.check_published(1, &version);
-        }
+        });
     })
     .await;
+}
+
+async fn the_agent_dies_at_random_moments_of_pushes(db: TestDatabase) {
+    blocking(move || die_in_pushes(world(db), |_, pushing| pushing.kill().unwrap())).await;
 }
 
 async fn the_agent_dies_at_random_moments_of_pulls(db: TestDatabase) {
@@ -321,36 +334,6 @@ async fn what_is_changed_while_the_agent_is_dead_is_neither_followed_nor_trusted
             }
             assert_same_content(&world.builds[1], &target);
             assert_eq!(content(&outside), before, "{place}: outside the target");
-        }
-    })
-    .await;
-}
-
-async fn the_agent_dies_at_random_moments_of_pushes(db: TestDatabase) {
-    blocking(move || {
-        let (world, seed) = (world(db), seed());
-        let mut length = Duration::from_millis(300);
-        for round in 0..rounds() {
-            let version = format!("r{round}");
-            write(&world.builds[1], "which", version.as_bytes());
-            write(&world.builds[1], "large.bin", &noise(seed ^ round, 2 << 20));
-            let (args, after) = (World::args(&world.builds[1], &version), moment(seed, round, length));
-            let start = Instant::now();
-            let mut pushing = world.agent.start(&World::command("push", &args));
-            sleep(after);
-            let in_time = pushing.try_wait().unwrap().is_none();
-            pushing.kill().unwrap();
-            pushing.wait().unwrap();
-            eprintln!(
-                "push {round}: agent killed after {after:?}{}",
-                if in_time { "" } else { ", too late" }
-            );
-            if !in_time {
-                length = start.elapsed().min(after);
-            }
-            world.server.verify();
-            world.push(1, &version);
-            world.check_published(1, &version);
         }
     })
     .await;

@@ -86,13 +86,11 @@ struct At<'a> {
 impl Applier {
     fn operate(&mut self, operation: &Operation, direction: Direction) -> Result<(), Errno> {
         let path = operation.path.as_str();
-        let (dir, name) = self.target.parent_of(path)?;
-        let place = At { dir, name };
-        let (dir, name) = self.staging.parent_of(path)?;
-        let staged = At { dir, name };
+        let place = At::of(&mut self.target, path)?;
         let forward = direction == Direction::Forward;
         match operation.action {
             Action::Exchange { inode } | Action::MoveIn { inode } => {
+                let staged = At::of(&mut self.staging, path)?;
                 settle(staged, place)?;
                 let held = staged.inode()?;
                 match (held == Some(inode), forward) {
@@ -107,19 +105,27 @@ impl Applier {
                     }),
                 }
             }
-            Action::MoveOut => match (staged.inode()?.is_some(), forward) {
-                (true, true) | (false, false) => Ok(()),
-                // What should go may have gone by itself.
-                (false, true) if place.inode()?.is_none() => Ok(()),
-                (false, true) => writable(&[place, staged], || rename(place, staged)),
-                (true, false) => writable(&[place, staged], || rename(staged, place)),
-            },
+            Action::MoveOut => {
+                let staged = At::of(&mut self.staging, path)?;
+                match (staged.inode()?.is_some(), forward) {
+                    (true, true) | (false, false) => Ok(()),
+                    // What should go may have gone by itself.
+                    (false, true) if place.inode()?.is_none() => Ok(()),
+                    (false, true) => writable(&[place, staged], || rename(place, staged)),
+                    (true, false) => writable(&[place, staged], || rename(staged, place)),
+                }
+            }
             Action::Chmod { from, to } => set_mode(place, if forward { to } else { from }),
         }
     }
 }
 
-impl At<'_> {
+impl<'a> At<'a> {
+    fn of(dirs: &'a mut DirStack, path: &'a str) -> Result<Self, Errno> {
+        let (dir, name) = dirs.parent_of(path)?;
+        Ok(Self { dir, name })
+    }
+
     fn inode(self) -> Result<Option<u64>, Errno> {
         match statat(self.dir, self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat.st_ino)),
