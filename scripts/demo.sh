@@ -83,7 +83,7 @@ secret=$(field bootstrap_secret <"$work/ready")
 if [ -z "$secret" ] || [ "$secret" = null ]; then
     # The secret has been spent by an earlier run: ask for a new one as an operator would.
     kill "$server" && wait "$server" || true
-    "$bin/kkartifact" --data-dir "$data" admin reset-bootstrap
+    "$bin/kkartifact" --data-dir "$data" admin bootstrap >/dev/null
     start
     url=$(field url <"$work/ready")
     secret=$(field bootstrap_secret <"$work/ready")
@@ -168,7 +168,7 @@ fi
 step "The server goes on; Ctrl-C stops it"
 kill "$server" && wait "$server" || true
 server=
-"$bin/kkartifact" --data-dir "$data" admin reset-bootstrap >/dev/null
+"$bin/kkartifact" --data-dir "$data" admin bootstrap >/dev/null
 start
 cat "$work/server.out"
 wait "$server"

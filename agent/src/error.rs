@@ -104,7 +104,11 @@ impl AgentError {
     pub fn refused(body: ErrorBody) -> Self {
         let code = body.error.code;
         let kind = match code {
-            Code::Unauthenticated | Code::Forbidden | Code::VersionQuarantined => Kind::Denied,
+            Code::Unauthenticated
+            | Code::Forbidden
+            | Code::CsrfRequired
+            | Code::PasswordChangeRequired
+            | Code::VersionQuarantined => Kind::Denied,
             Code::NotFound | Code::VersionDeleted => Kind::NotFound,
             Code::AlreadyExists
             | Code::VersionExists
@@ -113,6 +117,7 @@ impl AgentError {
             | Code::UploadClosed
             | Code::UploadIncomplete
             | Code::BaseMismatch
+            | Code::LastAdmin
             | Code::NothingToRollBack
             | Code::BootstrapDone => Kind::Conflict,
             Code::InvalidManifest | Code::DigestMismatch | Code::TooLarge | Code::InvalidPath => {

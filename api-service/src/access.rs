@@ -2,24 +2,21 @@
 
 use axum::extract::State;
 use http::StatusCode;
-use kkartifact_model::api::access::{Bootstrap, CreatedToken, WhoAmI};
+use kkartifact_model::api::access::{Bootstrap, Bootstrapped, WhoAmI};
 use kkartifact_service::http::context::RequestContext;
 use kkartifact_service::http::extract::Json;
-use kkartifact_service::{ApiError, ApiResult, Caller, Resources, bootstrap as way_in};
+use kkartifact_service::{ApiResult, Caller, Resources, bootstrap as way_in};
 
 pub(crate) async fn bootstrap(
     State(resources): State<Resources>,
     context: RequestContext,
-    Json(bootstrap): Json<Bootstrap>,
-) -> ApiResult<(StatusCode, Json<CreatedToken>)> {
-    super::token::check_name(&bootstrap.token_name)?;
-    let address = context.address.map(|address| address.ip().to_string());
-    let token =
-        way_in::spend(&resources, &bootstrap.secret, &bootstrap.token_name, address, context.id).await?;
-    let mut tx = resources.db.read().await?;
-    let row = tx.find_token(token.id()).await?.ok_or_else(|| ApiError::internal("the token vanished"))?;
-    let info = tx.token_info(row).await?;
-    Ok((StatusCode::CREATED, Json(CreatedToken { token: token.reveal(resources.auth.key()), info })))
+    Json(wish): Json<Bootstrap>,
+) -> ApiResult<(StatusCode, Json<Bootstrapped>)> {
+    if let Some(name) = &wish.token_name {
+        super::token::check_name(name)?;
+    }
+    let way_in::Spent { token, user } = way_in::spend(&resources, &wish, &context).await?;
+    Ok((StatusCode::CREATED, Json(Bootstrapped { token, user })))
 }
 
 pub(crate) async fn whoami(caller: Caller) -> Json<WhoAmI> {

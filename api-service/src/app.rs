@@ -19,7 +19,7 @@ pub(crate) async fn list(
     Paging(page): Paging,
 ) -> ApiResult<Json<Page<App>>> {
     let mut tx = resources.db.read().await?;
-    Ok(Json(tx.list_apps(caller.principal, project.id, page).await?))
+    Ok(Json(tx.list_apps(&caller.grants().reach(Permission::View), project.id, page).await?))
 }
 
 pub(crate) async fn create(

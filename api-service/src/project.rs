@@ -16,7 +16,7 @@ pub(crate) async fn list(
     Paging(page): Paging,
 ) -> ApiResult<Json<Page<Project>>> {
     let mut tx = resources.db.read().await?;
-    Ok(Json(tx.list_projects(caller.principal, page).await?))
+    Ok(Json(tx.list_projects(&caller.grants().reach(Permission::View), page).await?))
 }
 
 pub(crate) async fn create(

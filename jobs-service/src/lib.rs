@@ -6,12 +6,16 @@
 mod marker;
 mod status;
 mod sweep;
+mod upkeep;
 mod worker;
 
 use axum::Router;
-use kkartifact_service::{ApiResult, Resources, Routes, Service};
+use kkartifact_service::{ApiResult, Resources, Routes, Service, Shutdown};
 
-pub use worker::run;
+/// Works until it is time to stop.
+pub async fn run(resources: Resources, shutdown: Shutdown) {
+    tokio::join!(worker::run(resources.clone(), shutdown.clone()), upkeep::run(resources, shutdown));
+}
 
 /// The service's routes.
 pub fn router(resources: &Resources) -> ApiResult<Router> {

@@ -21,7 +21,7 @@ const SWEEP: TimeDelta = TimeDelta::minutes(5);
 const BATCH: u32 = 50;
 
 /// Works until it is time to stop; finishes the job in hand.
-pub async fn run(resources: Resources, shutdown: Shutdown) {
+pub(crate) async fn run(resources: Resources, shutdown: Shutdown) {
     let owner = Uuid::new_v4().to_string();
     let mut last_sweep = DateTime::<Utc>::MIN_UTC;
     loop {

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use kkartifact::{Embedded, verify};
-use kkartifact_model::size::ByteSize;
+use kkartifact::Embedded;
 use kkartifact_model::time::Clock;
-use kkartifact_service::{ApiError, ApiResult, Config, Resources, Shutdown, bootstrap, process, telemetry};
+use kkartifact_service::{ApiError, ApiResult, Config, Resources, Shutdown, process, telemetry};
+
+use crate::admin;
 
 /// Release distribution: push a build once, pull it on many hosts
 #[derive(Debug, Parser)]
@@ -46,13 +47,37 @@ enum Command {
     /// What an operator does beside the running server
     #[command(subcommand)]
     Admin(Admin),
+    /// The audit log
+    #[command(subcommand)]
+    Audit(Audit),
 }
 
 #[derive(Debug, Subcommand)]
-enum Admin {
-    /// Let the next start print a new one-time secret: for whoever lost the first token
-    ResetBootstrap,
+pub(crate) enum Admin {
+    /// Print a new one-time secret: for the first admin of a cluster, and for whoever lost the last way in
+    Bootstrap,
+    /// Give a person a temporary password, end their sessions and a lock-out, and print it
+    ResetPassword {
+        /// Their login
+        login: String,
+        /// Also make them an admin who is not disabled
+        #[arg(long)]
+        admin: bool,
+    },
+    /// End a lock-out after too many failed logins
+    Unlock {
+        /// Their login
+        login: String,
+    },
+    /// Make a new signing key now
+    RotateKeys,
     /// Read everything that published versions need and compare it with their digests
+    Verify,
+}
+
+#[derive(Debug, Subcommand)]
+enum Audit {
+    /// Read the whole log and name every row that was changed, removed or inserted
     Verify,
 }
 
@@ -85,22 +110,9 @@ fn config(options: &Options) -> ApiResult<Config> {
 async fn execute(command: Command, config: Config) -> ApiResult<ExitCode> {
     match command {
         Command::Serve { ready_file, .. } => serve(config, ready_file.as_deref()).await,
-        Command::Admin(Admin::ResetBootstrap) => {
-            let resources = Resources::open(config, Clock::System).await?;
-            bootstrap::reset(&resources).await?;
-            say("The next start of the server prints a new one-time secret.");
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Admin(Admin::Verify) => {
-            let resources = Resources::open(config, Clock::System).await?;
-            let report = verify::verify_all(&resources).await?;
-            for problem in &report.problems {
-                say(problem);
-            }
-            let read = ByteSize(report.bytes);
-            let (versions, files, problems) = (report.versions, report.files, report.problems.len());
-            say(&format!("{versions} versions, {files} files, {read} read; {problems} problems"));
-            Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Command::Admin(command) => admin::run(command, &Resources::open(config, Clock::System).await?).await,
+        Command::Audit(Audit::Verify) => {
+            admin::verify_audit(&Resources::open(config, Clock::System).await?).await
         }
     }
 }
@@ -138,7 +150,7 @@ fn write_ready(path: &Path, server: &Embedded) -> ApiResult<()> {
     std::fs::rename(&temporary, path).map_err(failed)
 }
 
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     // Nobody reads any more: not a reason to stop.
     drop(writeln!(std::io::stdout(), "{line}"));
 }

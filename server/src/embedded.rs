@@ -6,7 +6,9 @@ use axum::Router;
 use kkartifact_model::time::Clock;
 use kkartifact_service::http::{observed, serve};
 use kkartifact_service::process::bind;
-use kkartifact_service::{ApiError, ApiResult, Config, Resources, Shutdown, bootstrap, health, recovery};
+use kkartifact_service::{
+    ApiError, ApiResult, Config, Resources, Shutdown, audit, bootstrap, health, recovery,
+};
 use tokio::task::JoinHandle;
 
 use crate::data_dir::DataDir;
@@ -17,7 +19,7 @@ pub fn router(resources: &Resources) -> ApiResult<Router> {
         .merge(kkartifact_transfer_service::router(resources)?)
         .merge(kkartifact_jobs_service::router(resources)?)
         .merge(health::router(resources)?);
-    Ok(observed(all))
+    Ok(observed(all, &resources.config))
 }
 
 /// A running server.
@@ -31,6 +33,7 @@ pub struct Embedded {
     shutdown: Shutdown,
     serving: JoinHandle<std::io::Result<()>>,
     working: JoinHandle<()>,
+    writing: JoinHandle<()>,
     _data_dir: DataDir,
 }
 
@@ -45,8 +48,18 @@ impl Embedded {
         let router = router(&resources)?;
         let (listener, address) = bind(listen).await?;
         let working = tokio::spawn(kkartifact_jobs_service::run(resources.clone(), shutdown.clone()));
+        let writing = tokio::spawn(audit::keep_writing(resources.clone(), shutdown.clone()));
         let serving = tokio::spawn(serve(listener, router, connections, shutdown.clone()));
-        Ok(Self { address, bootstrap_secret, resources, shutdown, serving, working, _data_dir: data_dir })
+        Ok(Self {
+            address,
+            bootstrap_secret,
+            resources,
+            shutdown,
+            serving,
+            working,
+            writing,
+            _data_dir: data_dir,
+        })
     }
 
     /// Serves until shutdown has begun, then finishes what is in progress.
@@ -54,6 +67,9 @@ impl Embedded {
         self.serving.await.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
         self.shutdown.begin();
         self.working.await.map_err(ApiError::internal)?;
+        self.writing.await.map_err(ApiError::internal)?;
+        // What was refused while requests were finished.
+        self.resources.tally.flush(&self.resources).await?;
         self.resources.db.close().await;
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! `kkartifact`: the server, and what its operator does on its machine.
 
+mod admin;
 mod cli;
 
 use std::process::ExitCode;

@@ -10,8 +10,7 @@ use kkartifact_testkit::{TestDatabase, TestServer, on_both_databases};
 async fn the_curl_example_of_the_protocol_works_as_it_stands(db: TestDatabase) {
     let server = TestServer::start(db).await;
     // The test server's first admin is forgotten: the example begins with a new server.
-    bootstrap::reset(server.resources()).await.unwrap();
-    let secret = bootstrap::prepare(server.resources()).await.unwrap().unwrap();
+    let secret = bootstrap::again(server.resources()).await.unwrap();
     let text = include_str!("../../docs/protocol.md");
     let example = text.split("## The simple way, with curl").nth(1).unwrap();
     let example = example.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();

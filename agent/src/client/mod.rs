@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kkartifact_model::api::access::{Bootstrap, CreatedToken, WhoAmI};
+use kkartifact_model::api::access::{Bootstrap, Bootstrapped, WhoAmI};
 use kkartifact_model::api::channel::{Channel, Promote, Rollback};
 use kkartifact_model::api::error::ErrorBody;
 use kkartifact_model::api::page::Page;
@@ -160,7 +160,7 @@ impl Client {
     }
 
     /// Spends the one-time secret of a new server. Not tried again: it works once.
-    pub async fn bootstrap(&self, bootstrap: &Bootstrap) -> Result<CreatedToken> {
+    pub async fn bootstrap(&self, bootstrap: &Bootstrap) -> Result<Bootstrapped> {
         self.once("/bootstrap", bootstrap, CALL).await
     }
 

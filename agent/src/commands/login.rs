@@ -60,8 +60,10 @@ pub async fn login(server_url: &str, credential: Credential) -> Result<LoggedIn>
         Credential::Token(token) => token,
         Credential::Ask => ask()?,
         Credential::Bootstrap(secret) => {
-            let bootstrap = Bootstrap { secret, token_name: "first-admin".into() };
-            Client::new(server_url, None)?.bootstrap(&bootstrap).await?.token
+            let name = Some("first-admin".to_owned());
+            let bootstrap = Bootstrap { secret, token_name: name, login: None, password: None };
+            let made = Client::new(server_url, None)?.bootstrap(&bootstrap).await?.token;
+            made.ok_or_else(|| AgentError::new(Kind::Failed, "the server made no token"))?.token
         }
     };
     let who = Client::new(server_url, Some(&token))?.whoami().await?;

@@ -1,4 +1,5 @@
-//! The documents that describe versions, and the markers that say whether a version is there.
+//! The documents that describe versions, the markers that say whether a version is there, and the head of the audit
+//! log's chain.
 
 use bytes::Bytes;
 use kkartifact_model::ChunkId;
@@ -44,6 +45,26 @@ impl BlobStore {
             Backend::Local(directory) => {
                 let directory = directory.clone();
                 blocking("writing a marker", move || directory.put_marker(&marker, text.as_bytes())).await
+            }
+        }
+    }
+
+    /// Stores the head of the audit log's chain in the place of the one before, durably.
+    pub async fn put_audit_head(&self, head: Vec<u8>) -> Result<(), BlobError> {
+        match &self.backend {
+            Backend::Local(directory) => {
+                let directory = directory.clone();
+                blocking("writing the audit log's head", move || directory.put_audit_head(&head)).await
+            }
+        }
+    }
+
+    /// The head of the audit log's chain, if there is one.
+    pub async fn get_audit_head(&self) -> Result<Option<Bytes>, BlobError> {
+        match &self.backend {
+            Backend::Local(directory) => {
+                let directory = directory.clone();
+                blocking("reading the audit log's head", move || directory.get_audit_head()).await
             }
         }
     }

@@ -38,6 +38,8 @@ codes! {
     InvalidPath = "invalid_path", 400, "A path breaks the rules for paths.";
     Unauthenticated = "unauthenticated", 401, "No credential, or one that is malformed, unknown, expired or revoked.";
     Forbidden = "forbidden", 403, "The caller may see this, but may not do this.";
+    CsrfRequired = "csrf_required", 403, "A request with a cookie that changes something needs the X-CSRF-Token that the login answered.";
+    PasswordChangeRequired = "password_change_required", 403, "The password is a temporary one: change it first.";
     VersionQuarantined = "version_quarantined", 403, "The version is quarantined: it can be seen, but neither read nor promoted.";
     NotFound = "not_found", 404, "It does not exist, or the caller may not see it.";
     MethodNotAllowed = "method_not_allowed", 405, "The path exists, the method does not.";
@@ -49,6 +51,7 @@ codes! {
     UploadClosed = "upload_closed", 409, "The upload is finished, aborted or expired; start a new one.";
     UploadIncomplete = "upload_incomplete", 409, "Content that the manifest lists has not arrived; send what is missing and finish again.";
     BaseMismatch = "base_mismatch", 409, "The base version is not the one that the delta was made against; send the whole manifest.";
+    LastAdmin = "last_admin", 409, "It is the last credential that may do everything; make another one first.";
     NothingToRollBack = "nothing_to_roll_back", 409, "The channel has no earlier version.";
     BootstrapDone = "bootstrap_done", 409, "The one-time secret has been used.";
     VersionDeleted = "version_deleted", 410, "The version was deleted. Pushing the same content again restores it.";

@@ -112,6 +112,55 @@ impl fmt::Debug for TokenText {
     }
 }
 
+/// A service account's secret, `kks_<secret>_<check>`: like a token, garbage costs one hash and no bcrypt. The check
+/// part is bound to the client id.
+#[derive(Clone)]
+pub struct ClientSecret(String);
+
+impl ClientSecret {
+    /// Makes a secret of random bytes.
+    pub fn from_random(secret: [u8; 20]) -> Self {
+        Self(base32(&secret))
+    }
+
+    /// Reads a secret and verifies its check part in constant time.
+    pub fn parse(text: &str, client_id: &str, key: &CheckKey) -> Result<Self, MalformedToken> {
+        let mut parts = text.split('_');
+        let (Some("kks"), Some(secret), Some(check), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(MalformedToken);
+        };
+        if !is_text(secret, SECRET_LEN) || !is_text(check, CHECK_LEN) {
+            return Err(MalformedToken);
+        }
+        let parsed = Self(secret.to_owned());
+        let right = same(parsed.check(client_id, key).as_bytes(), check.as_bytes());
+        if right { Ok(parsed) } else { Err(MalformedToken) }
+    }
+
+    /// The secret part: what is stored as bcrypt.
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+
+    /// The secret as its owner gets it, once.
+    pub fn reveal(&self, client_id: &str, key: &CheckKey) -> String {
+        format!("kks_{}_{}", self.0, self.check(client_id, key))
+    }
+
+    fn check(&self, client_id: &str, key: &CheckKey) -> String {
+        let mac = blake3::keyed_hash(&key.0, format!("client {client_id} {}", self.0).as_bytes());
+        base32(&mac.as_bytes()[..5])
+    }
+}
+
+impl fmt::Debug for ClientSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientSecret(…)")
+    }
+}
+
 fn is_text(text: &str, len: usize) -> bool {
     text.len() == len && text.bytes().all(|byte| ALPHABET.contains(&byte))
 }
@@ -125,8 +174,8 @@ fn base32(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Random bytes as text that a person can read aloud: one-time secrets.
-pub fn readable_secret(random: [u8; 20]) -> String {
+/// Random bytes, five at a time, as text that a person can read aloud: one-time secrets, suffixes.
+pub fn readable<const N: usize>(random: [u8; N]) -> String {
     base32(&random)
 }
 
@@ -149,6 +198,18 @@ mod tests {
         assert_eq!((read.id(), read.secret()), (token.id(), token.secret()));
         assert!(TokenText::parse(&text, &CheckKey::derive(b"two")).is_err());
         assert!(!format!("{token:?}").contains(token.secret()));
+    }
+
+    #[test]
+    fn client_secrets_belong_to_their_client() {
+        let key = CheckKey::derive(b"one");
+        let secret = ClientSecret::from_random([3; 20]);
+        let text = secret.reveal("sa_ci_1", &key);
+        assert_eq!(ClientSecret::parse(&text, "sa_ci_1", &key).unwrap().secret(), secret.secret());
+        assert!(ClientSecret::parse(&text, "sa_ci_2", &key).is_err());
+        assert!(ClientSecret::parse(&text, "sa_ci_1", &CheckKey::derive(b"two")).is_err());
+        assert!(ClientSecret::parse(&text[1..], "sa_ci_1", &key).is_err());
+        assert!(!format!("{secret:?}").contains(secret.secret()));
     }
 
     #[test]

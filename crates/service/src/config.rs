@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Toml};
+use ipnet::IpNet;
 use kkartifact_model::manifest::TreeLimits;
 use kkartifact_model::size::ByteSize;
 use kkartifact_store::DatabaseConfig;
@@ -24,6 +25,14 @@ pub struct Config {
     pub storage: Storage,
     /// `[auth]`
     pub auth: Auth,
+    /// `[oidc]`
+    pub oidc: Oidc,
+    /// `[rate]`
+    pub rate: Rate,
+    /// `[outbound]`
+    pub outbound: Outbound,
+    /// `[audit]`
+    pub audit: Audit,
     /// `[upload]`
     pub upload: Upload,
     /// `[limits]`
@@ -40,6 +49,12 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Everything that the embedded server keeps: database, content, keys.
     pub data_dir: PathBuf,
+    /// How people and issuers reach it, such as `https://releases.example.com`.
+    pub public_url: Option<String>,
+    /// Networks of proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Other origins whose pages may call the API.
+    pub cors_origins: Vec<String>,
 }
 
 /// Where the metadata is.
@@ -74,6 +89,70 @@ pub struct Auth {
     pub remembered: u64,
     /// The server's secret key; `secret.key` in the data directory, made at the first start, if absent.
     pub secret_key_file: Option<PathBuf>,
+    /// How long a personal token may live, in days.
+    pub personal_token_days: u32,
+    /// How long tokens of service accounts and workloads live, in minutes.
+    pub access_token_minutes: u32,
+    /// How long a session lives without a request, in minutes.
+    pub session_idle_minutes: u32,
+    /// How long a session lives at most, in hours.
+    pub session_hours: u32,
+    /// After how many failed logins in a row an account is locked…
+    pub lock_after: u32,
+    /// … and for how many minutes.
+    pub lock_minutes: u32,
+    /// After how many days a new key signs.
+    pub key_days: u32,
+    /// How often open streams are checked again, in seconds.
+    pub recheck_seconds: u32,
+}
+
+/// Login of people through an OIDC provider.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Oidc {
+    /// The provider; none if absent.
+    pub issuer: Option<String>,
+    /// What the provider calls this server.
+    pub client_id: String,
+    /// The client's secret; none for a public client.
+    pub client_secret_file: Option<PathBuf>,
+    /// What is asked for beside `openid`.
+    pub scopes: Vec<String>,
+    /// The claim that names a person…
+    pub login_claim: String,
+    /// … and the one that lists their groups.
+    pub groups_claim: String,
+    /// Whether who is unknown gets an account, with role `none`.
+    pub sign_up: bool,
+}
+
+/// How often callers may call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rate {
+    /// Logins, and requests without a valid credential, per address and minute.
+    pub guesses_per_minute: u32,
+    /// Requests per principal and second; four times as many at once.
+    pub requests_per_second: u32,
+}
+
+/// Requests that the server makes to addresses that somebody else has chosen.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Outbound {
+    /// Networks, addresses and host names that are allowed though they are not public.
+    pub allow: Vec<String>,
+}
+
+/// The audit log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// For how many days rows are kept; 0 for ever.
+    pub keep_days: u32,
+    /// For how long refusals and reads are counted before they become a row, in seconds.
+    pub window_seconds: u32,
 }
 
 /// Uploads.
@@ -146,7 +225,13 @@ pub enum LogFormat {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8420)), data_dir: PathBuf::from("kkartifact-data") }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8420)),
+            data_dir: PathBuf::from("kkartifact-data"),
+            public_url: None,
+            trusted_proxies: Vec::new(),
+            cors_origins: Vec::new(),
+        }
     }
 }
 
@@ -158,7 +243,46 @@ impl Default for Storage {
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { bcrypt_cost: 10, parallel_checks: 4, remembered: 10_000, secret_key_file: None }
+        Self {
+            bcrypt_cost: 10,
+            parallel_checks: 4,
+            remembered: 10_000,
+            secret_key_file: None,
+            personal_token_days: 90,
+            access_token_minutes: 60,
+            session_idle_minutes: 30,
+            session_hours: 12,
+            lock_after: 5,
+            lock_minutes: 15,
+            key_days: 30,
+            recheck_seconds: 3,
+        }
+    }
+}
+
+impl Default for Oidc {
+    fn default() -> Self {
+        Self {
+            issuer: None,
+            client_id: "kkartifact".into(),
+            client_secret_file: None,
+            scopes: vec!["profile".into(), "email".into(), "groups".into()],
+            login_claim: "preferred_username".into(),
+            groups_claim: "groups".into(),
+            sign_up: false,
+        }
+    }
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self { guesses_per_minute: 60, requests_per_second: 2000 }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { keep_days: 400, window_seconds: 10 }
     }
 }
 
@@ -200,7 +324,8 @@ impl Default for Log {
 #[error("the configuration is wrong:\n{}", .0.iter().map(|m| format!("  - {m}")).collect::<Vec<_>>().join("\n"))]
 pub struct ConfigError(pub Vec<String>);
 
-const SECTIONS: [&str; 7] = ["server", "database", "storage", "auth", "upload", "limits", "log"];
+const SECTIONS: [&str; 11] =
+    ["server", "database", "storage", "auth", "oidc", "rate", "outbound", "audit", "upload", "limits", "log"];
 
 impl Config {
     /// Reads the file (if one is given) and the environment, and checks everything.
@@ -224,6 +349,10 @@ impl Config {
             database: section(figment, "database", &mut mistakes),
             storage: section(figment, "storage", &mut mistakes),
             auth: section(figment, "auth", &mut mistakes),
+            oidc: section(figment, "oidc", &mut mistakes),
+            rate: section(figment, "rate", &mut mistakes),
+            outbound: section(figment, "outbound", &mut mistakes),
+            audit: section(figment, "audit", &mut mistakes),
             upload: section(figment, "upload", &mut mistakes),
             limits: section(figment, "limits", &mut mistakes),
             log: section(figment, "log", &mut mistakes),
@@ -240,6 +369,18 @@ impl Config {
         };
         range("auth.bcrypt_cost", self.auth.bcrypt_cost.into(), 4, 16);
         range("auth.parallel_checks", self.auth.parallel_checks as u64, 1, 1024);
+        range("auth.personal_token_days", self.auth.personal_token_days.into(), 1, 366);
+        range("auth.access_token_minutes", self.auth.access_token_minutes.into(), 1, 1440);
+        range("auth.session_idle_minutes", self.auth.session_idle_minutes.into(), 1, 1440);
+        range("auth.session_hours", self.auth.session_hours.into(), 1, 720);
+        range("auth.lock_after", self.auth.lock_after.into(), 1, 1000);
+        range("auth.lock_minutes", self.auth.lock_minutes.into(), 1, 1440);
+        range("auth.key_days", self.auth.key_days.into(), 1, 3650);
+        range("auth.recheck_seconds", self.auth.recheck_seconds.into(), 1, 60);
+        range("rate.guesses_per_minute", self.rate.guesses_per_minute.into(), 1, 1 << 30);
+        range("rate.requests_per_second", self.rate.requests_per_second.into(), 1, 1 << 28);
+        range("audit.keep_days", self.audit.keep_days.into(), 0, 36_500);
+        range("audit.window_seconds", self.audit.window_seconds.into(), 1, 3600);
         range("upload.idle_seconds", self.upload.idle_seconds.into(), 60, 30 * 86_400);
         range("upload.streams", self.upload.streams as u64, 1, 1024);
         range("upload.publishing", self.upload.publishing as u64, 1, 64);
@@ -257,6 +398,41 @@ impl Config {
         {
             mistakes.push("database.url must start with postgres://; leave it out for SQLite".into());
         }
+        self.check_urls(mistakes);
+    }
+
+    fn check_urls(&self, mistakes: &mut Vec<String>) {
+        let web = |url: &str| {
+            reqwest::Url::parse(url).is_ok_and(|url| {
+                matches!(url.scheme(), "http" | "https") && url.path() == "/" && url.query().is_none()
+            })
+        };
+        if self.server.public_url.as_deref().is_some_and(|url| !web(url)) {
+            mistakes.push("server.public_url must be https:// or http:// and a host, without a path".into());
+        }
+        for origin in self.server.cors_origins.iter().filter(|origin| !web(origin) || origin.ends_with('/')) {
+            mistakes.push(format!(
+                "server.cors_origins: {origin:?} is not an origin such as https://ui.example.com"
+            ));
+        }
+        if self.oidc.issuer.is_some() && self.server.public_url.is_none() {
+            mistakes.push("oidc.issuer needs server.public_url: the provider leads people back there".into());
+        }
+        for entry in &self.outbound.allow {
+            if let Err(error) = entry.parse::<crate::outbound::Allowed>() {
+                mistakes.push(format!("outbound.allow: {error}"));
+            }
+        }
+    }
+
+    /// Whether browsers reach the server by https.
+    pub fn is_https(&self) -> bool {
+        self.server.public_url.as_deref().is_some_and(|url| url.starts_with("https://"))
+    }
+
+    /// What tokens that this server signs say of their issuer.
+    pub fn issuer(&self) -> &str {
+        self.server.public_url.as_deref().unwrap_or("kkartifact").trim_end_matches('/')
     }
 
     /// Which database to connect to.

@@ -23,7 +23,15 @@ pub struct ApiError {
     pub message: String,
     /// What the log says and the caller does not learn.
     pub cause: Option<String>,
+    /// After how many seconds to try again, where it is known.
+    pub retry_after: Option<u32>,
+    /// Whether somebody was kept from something that is there: what the audit log counts.
+    pub refused: bool,
 }
+
+/// In an answer: somebody was kept from something that is there.
+#[derive(Debug, Clone, Copy)]
+pub struct Refused;
 
 /// How long a caller is asked to wait before trying again.
 const RETRY_AFTER_SECONDS: u32 = 2;
@@ -31,7 +39,14 @@ const RETRY_AFTER_SECONDS: u32 = 2;
 impl ApiError {
     /// A refusal with a message for the caller.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), cause: None }
+        Self { code, message: message.into(), cause: None, retry_after: None, refused: false }
+    }
+
+    /// The same as something for the audit log.
+    #[must_use]
+    pub fn as_refusal(mut self) -> Self {
+        self.refused = true;
+        self
     }
 
     /// The request is malformed.
@@ -46,16 +61,13 @@ impl ApiError {
 
     /// A fault of ours: the caller learns nothing but the request id.
     pub fn internal(cause: impl std::fmt::Display) -> Self {
-        Self {
-            code: Code::Internal,
-            message: "the server made a mistake; its log has the details under the request id".into(),
-            cause: Some(cause.to_string()),
-        }
+        let message = "the server made a mistake; its log has the details under the request id";
+        Self { cause: Some(cause.to_string()), ..Self::new(Code::Internal, message) }
     }
 
     /// Not now, but perhaps soon.
     pub fn unavailable(message: &str, cause: impl std::fmt::Display) -> Self {
-        Self { code: Code::Unavailable, message: message.into(), cause: Some(cause.to_string()) }
+        Self { cause: Some(cause.to_string()), ..Self::new(Code::Unavailable, message) }
     }
 
     /// The body of the answer.
@@ -73,12 +85,16 @@ impl IntoResponse for ApiError {
         let mut response = (status, Json(self.body())).into_response();
         let headers = response.headers_mut();
         if matches!(self.code, Code::TooManyRequests | Code::Unavailable | Code::StorageFull) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+            let seconds = self.retry_after.unwrap_or(RETRY_AFTER_SECONDS);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.code == Code::Unauthenticated {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response.extensions_mut().insert(self.code);
+        if self.refused {
+            response.extensions_mut().insert(Refused);
+        }
         response
     }
 }

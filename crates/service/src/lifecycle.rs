@@ -61,6 +61,7 @@ impl Happened<'_> {
         tx.insert_event(&NewEvent { kind: self.kind, app: self.app.id, payload }, now).await?;
         let row = NewAudit {
             action: self.action,
+            times: 1,
             project: Some(self.app.project.as_str()),
             app: Some(self.app.name.as_str()),
             version: Some(version),

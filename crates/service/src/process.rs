@@ -16,7 +16,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::http::{observed, serve};
 use crate::resources::Resources;
 use crate::shutdown::Shutdown;
-use crate::{health, telemetry};
+use crate::{audit, health, telemetry};
 
 /// The most threads for work that blocks. They start when they are needed.
 const THREADS: usize = 4096;
@@ -59,13 +59,18 @@ fn start(
         let (listen, connections) = (config.server.listen, config.limits.connections);
         let resources = Resources::open(config, Clock::System).await?;
         let app = router(&resources)?.merge(health::router(&resources)?);
+        let writing = tokio::spawn(audit::keep_writing(resources.clone(), shutdown.clone()));
         let worker = background.map(|background| background(resources.clone(), shutdown.clone()));
         let (listener, address) = bind(listen).await?;
         tracing::info!(%address, "listening");
-        serve(listener, observed(app), connections, shutdown).await.map_err(ApiError::internal)?;
+        let app = observed(app, &resources.config);
+        serve(listener, app, connections, shutdown).await.map_err(ApiError::internal)?;
         if let Some(worker) = worker {
             worker.await.map_err(ApiError::internal)?;
         }
+        writing.await.map_err(ApiError::internal)?;
+        // What was refused while requests were finished.
+        resources.tally.flush(&resources).await?;
         resources.db.close().await;
         Ok(())
     })

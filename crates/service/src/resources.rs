@@ -11,16 +11,19 @@ use chrono::{DateTime, TimeDelta, Utc};
 use kkartifact_blob::{BlobStore, LocalConfig};
 use kkartifact_model::Code;
 use kkartifact_model::time::Clock;
-use kkartifact_model::token::CheckKey;
 use kkartifact_store::{Database, ElementId};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
+use crate::audit::Tally;
 use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::content::Content;
 use crate::error::{ApiError, ApiResult};
+use crate::oidc::Providers;
+use crate::outbound::Outbound;
+use crate::vault::Vault;
 use crate::{secret, telemetry};
 
 /// What a process holds and its services share. Cheap to clone.
@@ -38,6 +41,13 @@ pub struct Resources {
     pub clock: Clock,
     /// Who callers are.
     pub auth: Arc<Authenticator>,
+    /// Encrypts what must be had back in clear.
+    pub vault: Vault,
+    /// Issuers of other tokens, and what they have said.
+    pub providers: Arc<Providers>,
+    /// Refusals and reads that are yet to be written into the audit log.
+    pub tally: Arc<Tally>,
+    pub(crate) secret_key: Arc<[u8]>,
     /// Where new packs go.
     pub element: ElementId,
     /// Rings when a job was queued, so that nobody has to wait for the next look at the table.
@@ -67,7 +77,8 @@ impl Resources {
         let mut tx = db.begin().await?;
         let element = tx.default_element(clock.now()).await?;
         tx.commit().await?;
-        let auth = Authenticator::new(CheckKey::derive(&key), &config.auth);
+        let auth = Authenticator::new(&key, &config);
+        let outbound = Outbound::new(&config.outbound.allow).map_err(ApiError::internal)?;
         let metrics = telemetry::metrics()?;
         tokio::spawn(telemetry::keep_up(metrics.clone()));
         let content = Content::new(db.clone(), blob.clone(), config.limits.manifest_cache.0);
@@ -82,6 +93,10 @@ impl Resources {
             content,
             clock,
             auth: Arc::new(auth),
+            vault: Vault::derive(&key),
+            providers: Arc::new(Providers::new(outbound)),
+            tally: Arc::default(),
+            secret_key: key.into(),
             element,
             metrics,
         })

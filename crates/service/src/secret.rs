@@ -1,11 +1,11 @@
 //! Random secrets, and hashing them.
 
-use kkartifact_model::token::{TokenText, readable_secret};
+use kkartifact_model::token::{ClientSecret, TokenText, readable};
 
 use crate::error::ApiError;
 
 /// Random bytes from the operating system.
-fn random<const N: usize>() -> Result<[u8; N], ApiError> {
+pub fn random<const N: usize>() -> Result<[u8; N], ApiError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(ApiError::internal)?;
     Ok(bytes)
@@ -18,7 +18,12 @@ pub fn new_token() -> Result<TokenText, ApiError> {
 
 /// A new one-time secret.
 pub fn new_secret() -> Result<String, ApiError> {
-    Ok(readable_secret(random()?))
+    Ok(readable::<20>(random()?))
+}
+
+/// A new secret of a service account.
+pub fn new_client_secret() -> Result<ClientSecret, ApiError> {
+    Ok(ClientSecret::from_random(random()?))
 }
 
 /// A new key.

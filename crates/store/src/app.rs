@@ -6,8 +6,9 @@ use kkartifact_model::api::project::{App, Lifecycle};
 use kkartifact_model::{AppName, ProjectName};
 
 use crate::error::StoreError;
-use crate::id::{AppId, PrincipalId, ProjectId};
+use crate::id::{AppId, ProjectId};
 use crate::page::{Cursor, PageQuery};
+use crate::role_binding::{Reach, list};
 use crate::tx::{Tx, execute, fetch_all, fetch_one, fetch_optional, statements};
 
 /// An app's row, with its project.
@@ -61,13 +62,12 @@ macro_rules! columns {
     };
 }
 
-/// What a principal may see of a project: a binding of everything, of the project, or of the app.
+// Apps of a project within a reach.
 macro_rules! visible_apps {
     () => {
         "FROM app JOIN project p ON p.id = app.project_id
-        WHERE app.project_id = $2 AND app.state <> 'deleted' AND EXISTS (SELECT 1 FROM role_binding b
-            WHERE b.principal_id = $1 AND (b.project_id IS NULL
-                OR (b.project_id = app.project_id AND (b.app_id IS NULL OR b.app_id = app.id))))"
+        WHERE app.project_id = $1 AND app.state <> 'deleted'
+            AND ($2 OR app.id IN (SELECT CAST(value AS BIGINT) FROM json_each($3)))"
     };
 }
 
@@ -80,7 +80,7 @@ statements! {
     NEXT = concat!("SELECT ", columns!(), " FROM app JOIN project p ON p.id = app.project_id WHERE app.id > $1
         AND app.state <> 'deleted' AND p.state <> 'deleted' ORDER BY app.id LIMIT 1");
     LIST = concat!("SELECT ", columns!(), " ", visible_apps!(),
-        " AND (app.created_at, app.id) < ($3, $4) ORDER BY app.created_at DESC, app.id DESC LIMIT $5 OFFSET $6");
+        " AND (app.created_at, app.id) < ($4, $5) ORDER BY app.created_at DESC, app.id DESC LIMIT $6 OFFSET $7");
     COUNT = concat!("SELECT COUNT(*) ", visible_apps!());
     UPDATE = "UPDATE app SET description = $2, state = $3 WHERE id = $1 AND state <> 'deleted'";
     DELETE = "UPDATE app SET state = 'deleted', deleted_at = $2 WHERE id = $1";
@@ -119,16 +119,18 @@ impl Tx {
         fetch_optional!(self, AppRow, NEXT, after)
     }
 
-    /// The apps of a project that a principal may see, newest first.
+    /// The apps of a project within a reach, newest first.
     pub async fn list_apps(
         &mut self,
-        viewer: PrincipalId,
+        reach: &Reach,
         project: ProjectId,
         page: PageQuery,
     ) -> Result<Page<App>, StoreError> {
         let (at, id) = (page.after.time(), page.after.id);
-        let rows = fetch_all!(self, AppRow, LIST, viewer, project, at, id, page.fetch(), page.skip())?;
-        let (total,) = fetch_one!(self, (i64,), COUNT, viewer, project)?;
+        let (all, apps) = (reach.everything || reach.projects.contains(&project.0), list(&reach.apps));
+        let apps = apps.as_str();
+        let rows = fetch_all!(self, AppRow, LIST, project, all, apps, at, id, page.fetch(), page.skip())?;
+        let (total,) = fetch_one!(self, (i64,), COUNT, project, all, apps)?;
         Ok(page.page(rows, total, |row| Cursor { at: row.created_at, id: row.id.0 }, App::from))
     }
 

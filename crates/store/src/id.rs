@@ -33,4 +33,6 @@ id_type! {
     JobId;
     /// A row of `audit`.
     AuditId;
+    /// A row of `role_binding`.
+    RoleBindingId;
 }

@@ -6,8 +6,9 @@ use kkartifact_model::api::page::Page;
 use kkartifact_model::api::project::{Lifecycle, Project};
 
 use crate::error::StoreError;
-use crate::id::{PrincipalId, ProjectId};
+use crate::id::ProjectId;
 use crate::page::{Cursor, PageQuery};
+use crate::role_binding::{Reach, list};
 use crate::tx::{Tx, execute, fetch_all, fetch_one, fetch_optional, statements};
 
 /// A project's row.
@@ -33,11 +34,11 @@ impl From<ProjectRow> for Project {
     }
 }
 
-/// What a principal may see: a binding of everything, of the project, or of an app of it.
+// Projects within a reach, and those around apps within it.
 macro_rules! visible_projects {
     () => {
-        "FROM project WHERE state <> 'deleted' AND EXISTS (SELECT 1 FROM role_binding b
-            WHERE b.principal_id = $1 AND (b.project_id IS NULL OR b.project_id = project.id))"
+        "FROM project WHERE state <> 'deleted' AND ($1
+            OR id IN (SELECT CAST(value AS BIGINT) FROM json_each($2)))"
     };
 }
 
@@ -46,7 +47,7 @@ statements! {
         ON CONFLICT (name) DO NOTHING RETURNING id, name, description, state, created_at";
     FIND = "SELECT id, name, description, state, created_at FROM project WHERE name = $1";
     LIST = concat!("SELECT id, name, description, state, created_at ", visible_projects!(),
-        " AND (created_at, id) < ($2, $3) ORDER BY created_at DESC, id DESC LIMIT $4 OFFSET $5");
+        " AND (created_at, id) < ($3, $4) ORDER BY created_at DESC, id DESC LIMIT $5 OFFSET $6");
     COUNT = concat!("SELECT COUNT(*) ", visible_projects!());
     UPDATE = "UPDATE project SET description = $2, state = $3 WHERE id = $1 AND state <> 'deleted'";
     DELETE = "UPDATE project SET state = 'deleted', deleted_at = $2 WHERE id = $1";
@@ -68,15 +69,17 @@ impl Tx {
         fetch_optional!(self, ProjectRow, FIND, name.as_str())
     }
 
-    /// The projects that a principal may see, newest first.
+    /// The projects within a reach and around it, newest first.
     pub async fn list_projects(
         &mut self,
-        viewer: PrincipalId,
+        reach: &Reach,
         page: PageQuery,
     ) -> Result<Page<Project>, StoreError> {
         let (at, id) = (page.after.time(), page.after.id);
-        let rows = fetch_all!(self, ProjectRow, LIST, viewer, at, id, page.fetch(), page.skip())?;
-        let (total,) = fetch_one!(self, (i64,), COUNT, viewer)?;
+        let seen = list(&[reach.projects.as_slice(), &reach.around].concat());
+        let (all, seen) = (reach.everything, seen.as_str());
+        let rows = fetch_all!(self, ProjectRow, LIST, all, seen, at, id, page.fetch(), page.skip())?;
+        let (total,) = fetch_one!(self, (i64,), COUNT, all, seen)?;
         Ok(page.page(rows, total, |row| Cursor { at: row.created_at, id: row.id.0 }, Project::from))
     }
 

@@ -11,8 +11,9 @@ use kkartifact_model::job::Job;
 use kkartifact_model::token::TokenText;
 use kkartifact_model::{ChunkId, FileDigest, ManifestDigest, Permissions, TreeDigest, VersionRef};
 use kkartifact_store::{
-    Actor, AppRow, Database, JobState, NewAudit, NewChunk, NewEvent, NewPack, NewTokenRow, NewUpload,
-    NewVersion, Outcome, PageQuery, PrincipalId, StoreError, Tx, VersionFilter, VersionId, VersionPack,
+    Actor, AppRow, AuditKey, Database, JobState, NewAudit, NewChunk, NewEvent, NewPack, NewTokenRow,
+    NewUpload, NewVersion, Outcome, PageQuery, PrincipalId, Reach, StoreError, Tx, VersionFilter, VersionId,
+    VersionPack,
 };
 use kkartifact_testkit::{TestDatabase, on_both_databases};
 use uuid::Uuid;
@@ -43,6 +44,8 @@ async fn token(
         token_id: text.id(),
         secret_hash: "hash",
         owner: None,
+        made_by: None,
+        personal: false,
         expires_at: Some(now() + TimeDelta::hours(1)),
         permissions: Permissions::ALL,
         scopes,
@@ -141,17 +144,21 @@ async fn no_item_of_a_long_list_is_out_of_reach(database: TestDatabase) {
     assert_eq!(seen.len(), 520);
 }
 
-async fn lists_show_only_what_the_principal_is_bound_to(database: TestDatabase) {
+async fn lists_show_only_what_is_within_reach(database: TestDatabase) {
     let database = database.open().await;
-    let (app, admin) = with_app(&database).await;
+    let (app, _) = with_app(&database).await;
     let mut tx = database.begin().await.unwrap();
     tx.insert_app(app.project_id, &"api".parse().unwrap(), "", now()).await.unwrap();
     let other = tx.insert_project(&"other".parse().unwrap(), "", now()).await.unwrap().unwrap();
-    let one_app = token(&mut tx, 2, &[(Some(app.project_id), Some(app.id))]).await;
-    let one_project = token(&mut tx, 3, &[(Some(other.id), None)]).await;
-    for (who, projects, apps) in [(admin, 2, 2), (one_app, 1, 1), (one_project, 1, 0)] {
-        assert_eq!(tx.list_projects(who, PageQuery::default()).await.unwrap().total, projects);
-        assert_eq!(tx.list_apps(who, app.project_id, PageQuery::default()).await.unwrap().items.len(), apps);
+    let everything = Reach { everything: true, ..Reach::default() };
+    let one_app = Reach { apps: vec![app.id.0], around: vec![app.project_id.0], ..Reach::default() };
+    let one_project = Reach { projects: vec![other.id.0], ..Reach::default() };
+    for (reach, projects, apps) in
+        [(everything, 2, 2), (one_app, 1, 1), (one_project, 1, 0), (Reach::default(), 0, 0)]
+    {
+        assert_eq!(tx.list_projects(&reach, PageQuery::default()).await.unwrap().total, projects);
+        let seen = tx.list_apps(&reach, app.project_id, PageQuery::default()).await.unwrap();
+        assert_eq!(seen.items.len(), apps);
     }
 }
 
@@ -200,7 +207,7 @@ async fn channels_move_with_history_and_roll_back_one_by_one(database: TestDatab
     let database = database.open().await;
     let (app, principal) = with_app(&database).await;
     let mut tx = database.begin().await.unwrap();
-    let actor = Actor { id: Some(principal), ..Actor::system("t") };
+    let actor = Actor { id: Some(principal), ..Actor::system("t", &AuditKey::derive(b"test")) };
     let stable = "stable".parse().unwrap();
     let mut ids: Vec<VersionId> = Vec::new();
     for name in ["v1", "v2", "v3"] {
@@ -298,7 +305,11 @@ async fn events_are_numbered_per_app_and_audit_rows_keep_names(database: TestDat
             NewEvent { kind: EventKind::Push, app: app.id, payload: serde_json::json!({ "n": expected }) };
         assert_eq!(tx.insert_event(&event, now()).await.unwrap(), expected);
     }
-    let actor = Actor { id: Some(principal), address: Some("127.0.0.1".into()), ..Actor::system("t") };
+    let actor = Actor {
+        id: Some(principal),
+        address: Some("127.0.0.1".into()),
+        ..Actor::system("t", &AuditKey::derive(b"test"))
+    };
     let row = NewAudit { action: "x", project: Some("shop"), host: Some("h"), ..NewAudit::default() };
     tx.audit(&actor, Outcome::Refused, &row, now()).await.unwrap();
     let rows = tx.latest_audit(10).await.unwrap();
@@ -310,7 +321,7 @@ async fn old_versions_are_prunable_unless_something_relies_on_them(database: Tes
     let database = database.open().await;
     let (app, principal) = with_app(&database).await;
     let mut tx = database.begin().await.unwrap();
-    let actor = Actor { id: Some(principal), ..Actor::system("t") };
+    let actor = Actor { id: Some(principal), ..Actor::system("t", &AuditKey::derive(b"test")) };
     let mut ids = Vec::new();
     for i in 0..6 {
         let new = version(&app, &format!("v{i}"), principal);
@@ -373,7 +384,7 @@ on_both_databases! {
     names_are_given_out_once,
     lists_are_paged_by_cursor_without_skipping_or_repeating,
     no_item_of_a_long_list_is_out_of_reach,
-    lists_show_only_what_the_principal_is_bound_to,
+    lists_show_only_what_is_within_reach,
     chunks_are_found_per_app_and_only_with_their_pack,
     channels_move_with_history_and_roll_back_one_by_one,
     uploads_belong_to_their_principal_and_close_once,

@@ -11,6 +11,7 @@
 
 mod agent;
 mod database;
+pub mod oidc;
 pub mod process;
 mod server;
 pub mod tree;

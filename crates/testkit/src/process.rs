@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use kkartifact_model::failpoint;
+use kkartifact_store::DatabaseConfig;
 use serde_json::Value;
 
 use crate::TestDatabase;
@@ -26,7 +27,7 @@ impl Programs {
         Self { dir }
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.dir.join(program));
         // Nothing of whoever runs the tests may leak in.
         for (name, _) in std::env::vars_os() {
@@ -137,15 +138,29 @@ impl ServerProcess {
         assert!(status.success(), "{status}: {}", self.log());
     }
 
-    /// Runs `kkartifact admin verify` on its data; panics with what it found.
-    pub fn verify(&self) {
+    /// Runs `kkartifact` on its data.
+    pub fn run(&self, args: &[&str]) -> Output {
         let mut command = self.programs.command("kkartifact");
-        command.arg("--data-dir").arg(self.dir.join("data")).args(["admin", "verify"]);
+        command.arg("--data-dir").arg(self.dir.join("data")).args(args);
         if let Some(url) = &self.database_url {
             command.env("KKARTIFACT_DATABASE__URL", url);
         }
-        let done = command.output().unwrap();
+        command.output().unwrap()
+    }
+
+    /// Runs `kkartifact admin verify` on its data; panics with what it found.
+    pub fn verify(&self) {
+        let done = self.run(&["admin", "verify"]);
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    }
+
+    /// Runs statements on its database, behind its back.
+    pub async fn execute(&self, sql: &str) {
+        let config = match &self.database_url {
+            Some(url) => DatabaseConfig::Postgres { url: url.clone(), max_connections: 1 },
+            None => DatabaseConfig::Sqlite { path: self.dir.join("data/kkartifact.db") },
+        };
+        crate::database::execute(&config, sql).await;
     }
 }
 
@@ -183,7 +198,7 @@ fn spawn(
     command.spawn().unwrap()
 }
 
-fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = ready() {

@@ -88,6 +88,8 @@ impl TestServer {
         config.server.data_dir = dir.path().join("data");
         config.storage.reserve = kkartifact_model::size::ByteSize(0);
         config.auth.bcrypt_cost = 4;
+        // All tests come from one address; the limits have tests of their own.
+        config.rate.guesses_per_minute = 1 << 20;
         config.database.url = database.url();
         change(&mut config);
         let start: DateTime<Utc> = "2026-01-02T03:04:05Z".parse().unwrap();
@@ -160,7 +162,8 @@ impl TestServer {
 
     /// A request to the API, not yet sent.
     pub fn request(&self, method: Method, path: &str, token: &str) -> RequestBuilder {
-        let prefix = if path.starts_with("/health") || path == "/metrics" { "" } else { "/api/v1" };
+        let bare = path.starts_with("/health") || path.starts_with("/.well-known") || path == "/metrics";
+        let prefix = if bare { "" } else { "/api/v1" };
         let request = self.http.request(method, format!("{}{prefix}{path}", self.url));
         if token.is_empty() { request } else { request.bearer_auth(token) }
     }

@@ -45,8 +45,7 @@ async fn the_one_time_secret_works_once(db: TestDatabase) {
 
 async fn no_default_password_a_wrong_one_time_secret_gets_nothing(db: TestDatabase) {
     let server = TestServer::start(db).await;
-    kkartifact_service::bootstrap::reset(server.resources()).await.unwrap();
-    let secret = kkartifact_service::bootstrap::prepare(server.resources()).await.unwrap().unwrap();
+    let secret = kkartifact_service::bootstrap::again(server.resources()).await.unwrap();
     for wrong in ["", "admin", "password", &secret[1..], &secret.to_uppercase()] {
         server.post("/bootstrap", "", json!({ "secret": wrong })).await.refused(401, "unauthenticated");
     }
@@ -130,7 +129,7 @@ async fn a_token_ends_when_it_should(db: TestDatabase) {
 
 async fn a_right_id_with_a_wrong_secret_is_refused(db: TestDatabase) {
     let server = TestServer::start(db).await;
-    let key = server.resources().auth.key().clone();
+    let key = server.resources().auth.check_key().clone();
     let right = server.token(&["view"], "").await;
     let id = TokenText::parse(&right, &key).unwrap().id().clone();
     // The check part is right, as only the server itself could make it: the secret is what is wrong.
@@ -145,7 +144,7 @@ async fn a_right_id_with_a_wrong_secret_is_refused(db: TestDatabase) {
 
 async fn an_unknown_token_is_not_compared_with_the_known_ones(db: TestDatabase) {
     let server = TestServer::start(db).await;
-    let key = server.resources().auth.key().clone();
+    let key = server.resources().auth.check_key().clone();
     for _ in 0..20 {
         server.token(&["view"], "").await;
     }

@@ -4,4 +4,5 @@
 
 mod credentials;
 mod isolation;
+mod matrix;
 mod permissions;

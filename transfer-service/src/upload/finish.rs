@@ -148,6 +148,8 @@ async fn publish(resources: &Resources, caller: &Caller, draft: &Draft) -> ApiRe
     let Draft { upload, app, version, packs, now } = draft;
     let mut tx = resources.db.begin().await?;
     tx.lock_app(app.id).await?;
+    // As they are now: reading what is to be published may have taken an hour.
+    let caller = &resources.auth.again(&mut tx, caller, resources.clock.now()).await?;
     AuthorizedApp::load(&mut tx, caller, kkartifact_model::Permission::Push, &app.project, &app.name)
         .await?
         .require_active()?;

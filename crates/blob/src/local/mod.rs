@@ -4,6 +4,7 @@
 //! packs/ab/<key>.pack                              by the last byte of the key (the first ones are its time)
 //! meta/ab/<digest>.yaml                            by the first byte of the digest
 //! versions/<project>/<app>/<version>.<revision>    markers
+//! audit/head.json                                  the end of the audit log's chain, signed
 //! tmp/<process>/                                   what is not finished; its lock tells whether anybody still writes
 //! ```
 
@@ -24,7 +25,7 @@ use uuid::Uuid;
 
 use crate::error::BlobError;
 use crate::store::{Capacity, LocalConfig};
-use publish::{Steps, create_dir, sync_dir, write_document};
+use publish::{Steps, create_dir, replace_document, sync_dir, write_document};
 use temporary::Temporary;
 
 /// How many packs are kept open for reading.
@@ -43,7 +44,7 @@ impl Directory {
     pub(crate) fn open(config: &LocalConfig) -> Result<Self, BlobError> {
         let root: Arc<Path> = config.path.clone().into();
         fs::create_dir_all(&root).map_err(BlobError::io("creating the storage directory"))?;
-        for part in ["packs", "meta", "versions", "tmp"] {
+        for part in ["packs", "meta", "versions", "audit", "tmp"] {
             create_dir(&root.join(part))?;
         }
         for kind in ["packs", "meta"] {
@@ -55,6 +56,18 @@ impl Directory {
         sync_dir(&root)?;
         let temporary = Arc::new(Temporary::open(&root.join("tmp"))?);
         Ok(Self { root, reserve: config.reserve, temporary, open: Cache::new(OPEN_PACKS) })
+    }
+
+    pub(crate) fn put_audit_head(&self, text: &[u8]) -> Result<(), BlobError> {
+        replace_document(&self.temporary, &self.root.join("audit").join("head.json"), text)
+    }
+
+    pub(crate) fn get_audit_head(&self) -> Result<Option<Bytes>, BlobError> {
+        match fs::read(self.root.join("audit").join("head.json")) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(BlobError::io("reading the audit log's head")(error)),
+        }
     }
 
     fn pack_dir(&self, first: u8) -> PathBuf {

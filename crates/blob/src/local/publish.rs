@@ -60,3 +60,13 @@ pub(super) fn write_document(
     // Also when it was there: whoever wrote it may have died before this.
     sync_dir(dir)
 }
+
+/// Writes a small file in the place of the one that may be there.
+pub(super) fn replace_document(temporary: &Temporary, path: &Path, text: &[u8]) -> Result<(), BlobError> {
+    let file_path = temporary.file();
+    let mut file = fs::File::create_new(&file_path).map_err(BlobError::io("creating a document"))?;
+    file.write_all(text).map_err(BlobError::io("writing a document"))?;
+    file.sync_all().map_err(BlobError::io("syncing a document"))?;
+    rename(&file_path, path)?;
+    sync_dir(path.parent().unwrap_or(path))
+}

@@ -1,8 +1,9 @@
-//! Tokens and who one is.
+//! Scopes, the way in, and who one is.
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::token::CreatedToken;
+use super::user::User;
 use crate::{AppName, Permissions, ProjectName};
 
 /// What a caller may act on.
@@ -17,69 +18,38 @@ pub struct Scope {
     pub app: Option<AppName>,
 }
 
-/// Spends the one-time secret of the first start.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// Spends the one-time secret of the first start: for a token, for a person who may do everything, or for both.
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bootstrap {
     /// The secret that the server printed.
     pub secret: String,
-    /// What the first token is called.
-    #[serde(default = "first_token_name")]
-    pub token_name: String,
-}
-
-fn first_token_name() -> String {
-    "first-admin".to_owned()
-}
-
-/// Makes a token.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewToken {
-    /// What people call it; at most 100 characters.
-    pub name: String,
-    /// What it may do.
-    pub permissions: Permissions,
-    /// Where: several apps, one project, or `[{}]` for everything. At least one.
-    pub scopes: Vec<Scope>,
-    /// When it ends; never if absent.
+    /// What the first token is called; `first-admin` if neither this nor a login is given.
     #[serde(default)]
-    pub expires_at: Option<DateTime<Utc>>,
+    pub token_name: Option<String>,
+    /// The first person's login…
+    #[serde(default)]
+    pub login: Option<String>,
+    /// … and password.
+    #[serde(default)]
+    pub password: Option<String>,
 }
 
-/// A token as lists show it: without its secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Token {
-    /// Its public part.
-    pub id: String,
-    /// What people call it.
-    pub name: String,
-    /// What it may do.
-    pub permissions: Permissions,
-    /// Where.
-    pub scopes: Vec<Scope>,
-    /// When it was made.
-    pub created_at: DateTime<Utc>,
-    /// When it ends.
-    pub expires_at: Option<DateTime<Utc>>,
-    /// When it was revoked.
-    pub revoked_at: Option<DateTime<Utc>>,
-}
-
-/// A new token: the only time that its secret is shown.
+/// What the one-time secret was spent for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CreatedToken {
-    /// What to send as `Authorization: Bearer …`.
-    pub token: String,
-    /// The rest.
-    #[serde(flatten)]
-    pub info: Token,
+pub struct Bootstrapped {
+    /// The first token.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub token: Option<CreatedToken>,
+    /// The first person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<User>,
 }
 
 /// Who the caller is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhoAmI {
-    /// What kind of credential.
+    /// What kind of credential: `token`, `user`, `service_account` or `workload`.
     pub kind: String,
     /// Its public part.
     pub id: String,
@@ -87,6 +57,12 @@ pub struct WhoAmI {
     pub name: String,
     /// What it may do where.
     pub grants: Vec<Grant>,
+    /// What a browser sends as `X-CSRF-Token`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub csrf_token: Option<String>,
+    /// The password is temporary: nothing is open before it was changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub must_change_password: bool,
 }
 
 /// Permissions in one scope.

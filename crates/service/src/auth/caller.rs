@@ -1,80 +1,87 @@
-//! An authenticated caller, and the one permission check.
-
-use std::sync::Arc;
+//! An authenticated caller.
 
 use axum::extract::FromRequestParts;
 use chrono::{DateTime, Utc};
 use http::request::Parts;
-use kkartifact_model::api::access::{Grant, WhoAmI};
+use kkartifact_model::api::access::WhoAmI;
+use kkartifact_model::token::TokenId;
 use kkartifact_model::{Code, Permission, Permissions};
-use kkartifact_store::{Actor, AppId, BindingRow, PrincipalId, ProjectId};
+use kkartifact_store::{Actor, AppId, AuditKey, PrincipalId, ProjectId};
+use uuid::Uuid;
 
+use super::grants::{Grants, Object};
+use super::keys::Claims;
 use crate::error::{ApiError, ApiResult};
+
+/// What a caller proved who they are with. Names the row that is read on every request.
+#[derive(Debug, Clone)]
+pub enum Credential {
+    /// An API token.
+    Token(TokenId),
+    /// A session, which is what a signed token of a person names.
+    Session(Uuid),
+    /// A signed token of a service account or workload.
+    Signed(Box<Claims>),
+}
 
 /// An authenticated caller.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The principal's row.
     pub principal: PrincipalId,
-    /// What kind of credential.
+    /// What kind of principal.
     pub kind: &'static str,
-    /// Its public part.
+    /// Its public part: the token's id, the login, the client id, the subject.
     pub id: String,
     /// What people call it.
     pub name: String,
-    /// When it ends.
+    /// When the credential ends.
     pub expires_at: Option<DateTime<Utc>>,
-    pub(super) bindings: Arc<[BindingRow]>,
+    /// The person, service account or workload that answers for what the caller makes; `None` for tokens that
+    /// nobody answers for.
+    pub owner: Option<PrincipalId>,
+    /// What it was proved with.
+    pub credential: Credential,
+    /// The password is temporary: nothing is open before it was changed.
+    pub must_change_password: bool,
+    pub(super) grants: Grants,
+    pub(super) csrf_token: Option<String>,
     pub(super) address: Option<String>,
     pub(super) request_id: String,
-}
-
-/// What a permission is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Object {
-    /// Everything.
-    Global,
-    /// A project as a whole.
-    Project(ProjectId),
-    /// An app.
-    App(ProjectId, AppId),
+    pub(super) audit_key: AuditKey,
 }
 
 impl Caller {
-    /// What the caller may do with an object, by all bindings that cover it.
-    pub(crate) fn permissions(&self, object: Object) -> Permissions {
-        let covers = |binding: &&BindingRow| match (binding.project_id, binding.app_id, object) {
-            (None, _, _) => true,
-            (Some(p), None, Object::Project(project) | Object::App(project, _)) => p == project,
-            (Some(p), Some(a), Object::App(project, app)) => (p, a) == (project, app),
-            // A part does not cover the whole.
-            (Some(_), _, _) => false,
-        };
-        self.bindings.iter().filter(covers).fold(Permissions::default(), |all, b| all.union(b.permissions()))
+    /// What the caller may do where.
+    pub fn grants(&self) -> &Grants {
+        &self.grants
     }
 
-    /// Whether the caller may know that a project exists: any binding in it is enough.
-    pub(crate) fn sees_project(&self, project: ProjectId) -> bool {
-        self.bindings.iter().any(|b| b.project_id.is_none_or(|p| p == project) && !b.permissions().is_empty())
+    /// The session, if the caller is a person with one.
+    pub fn session(&self) -> Option<Uuid> {
+        match self.credential {
+            Credential::Session(id) => Some(id),
+            Credential::Token(_) | Credential::Signed(_) => None,
+        }
+    }
+
+    /// The request that they came with.
+    pub(crate) fn request_id(&self) -> &str {
+        &self.request_id
     }
 
     /// Requires a permission on everything.
     pub fn require_global(&self, permission: Permission) -> ApiResult<()> {
-        if self.permissions(Object::Global).contains(permission) {
+        if self.grants.permissions(Object::Global).contains(permission) {
             Ok(())
         } else {
-            Err(forbidden(permission))
+            Err(self.lacks(permission))
         }
     }
 
     /// Whether every permission in `permissions` on the object is the caller's own: what they may hand on.
     pub fn holds(&self, permissions: Permissions, project: Option<ProjectId>, app: Option<AppId>) -> bool {
-        let object = match (project, app) {
-            (None, _) => Object::Global,
-            (Some(project), None) => Object::Project(project),
-            (Some(project), Some(app)) => Object::App(project, app),
-        };
-        self.permissions(object).covers(permissions)
+        self.grants.permissions(Object::of(project, app)).covers(permissions)
     }
 
     /// Who acts, for audit rows.
@@ -85,19 +92,31 @@ impl Caller {
             name: self.name.clone(),
             address: self.address.clone(),
             request_id: Some(self.request_id.clone()),
+            key: self.audit_key.clone(),
         }
     }
 
     /// What the caller learns about themselves.
     pub fn describe(&self) -> WhoAmI {
-        let grants: Vec<Grant> = self.bindings.iter().map(BindingRow::grant).collect();
-        WhoAmI { kind: self.kind.into(), id: self.id.clone(), name: self.name.clone(), grants }
+        WhoAmI {
+            kind: self.kind.into(),
+            id: self.id.clone(),
+            name: self.name.clone(),
+            grants: self.grants.describe(),
+            csrf_token: self.csrf_token.clone(),
+            must_change_password: self.must_change_password,
+        }
     }
-}
 
-pub(super) fn forbidden(permission: Permission) -> ApiError {
-    let message = format!("your credential lacks the permission '{}' here", permission.as_str());
-    ApiError::new(Code::Forbidden, message)
+    /// The refusal of something that the caller may see and may not do.
+    pub(super) fn lacks(&self, permission: Permission) -> ApiError {
+        if self.must_change_password {
+            let message = "your password is a temporary one; change it first (PUT /api/v1/password)";
+            return ApiError::new(Code::PasswordChangeRequired, message).as_refusal();
+        }
+        let message = format!("your credential lacks the permission '{}' here", permission.as_str());
+        ApiError::new(Code::Forbidden, message).as_refusal()
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {

@@ -10,7 +10,8 @@ use kkartifact_model::api::project::Lifecycle;
 use kkartifact_model::{AppName, Code, Permission, ProjectName};
 use kkartifact_store::{AppRow, NewAudit, Outcome, ProjectRow, Tx};
 
-use super::caller::{Caller, Object, forbidden};
+use super::caller::Caller;
+use super::grants::Object;
 use crate::config::CreateOnPush;
 use crate::error::{ApiError, ApiResult};
 
@@ -32,12 +33,15 @@ impl AuthorizedProject {
     ) -> ApiResult<Self> {
         let hidden = || ApiError::not_found(&format!("project {name}"));
         let row = tx.find_project(name).await?.ok_or_else(hidden)?;
-        if row.state == Lifecycle::Deleted || !caller.sees_project(row.id) {
+        if row.state == Lifecycle::Deleted {
             return Err(hidden());
         }
+        if !caller.grants().sees_project(row.id) {
+            return Err(hidden().as_refusal());
+        }
         let allowed = permission == Permission::View
-            || caller.permissions(Object::Project(row.id)).contains(permission);
-        if allowed { Ok(Self(row)) } else { Err(forbidden(permission)) }
+            || caller.grants().permissions(Object::Project(row.id)).contains(permission);
+        if allowed { Ok(Self(row)) } else { Err(caller.lacks(permission)) }
     }
 }
 
@@ -52,11 +56,11 @@ impl AuthorizedApp {
     ) -> ApiResult<Self> {
         let hidden = || ApiError::not_found(&format!("app {project}/{name}"));
         let row = tx.find_app(project, name).await?.filter(AppRow::exists).ok_or_else(hidden)?;
-        let permissions = caller.permissions(Object::App(row.project_id, row.id));
+        let permissions = caller.grants().permissions(Object::App(row.project_id, row.id));
         if !permissions.contains(Permission::View) {
-            return Err(hidden());
+            return Err(hidden().as_refusal());
         }
-        if permissions.contains(permission) { Ok(Self(row)) } else { Err(forbidden(permission)) }
+        if permissions.contains(permission) { Ok(Self(row)) } else { Err(caller.lacks(permission)) }
     }
 }
 
@@ -81,8 +85,8 @@ impl AuthorizedApp {
         };
         let found = tx.find_project(project).await?;
         let object = found.as_ref().map_or(Object::Global, |row| Object::Project(row.id));
-        if !caller.permissions(object).contains(creator) {
-            return Err(hidden());
+        if !caller.grants().permissions(object).contains(creator) {
+            return Err(hidden().as_refusal());
         }
         let row = match found {
             Some(row) if row.state == Lifecycle::Active => row,

@@ -1,13 +1,15 @@
 //! What is known of a request before anybody looks at it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use axum::extract::FromRequestParts;
 use http::HeaderMap;
 use http::request::Parts;
+use ipnet::IpNet;
 use uuid::Uuid;
 
+use crate::auth::Caller;
 use crate::error::{ApiError, ApiResult};
 
 /// The header that names a request.
@@ -18,8 +20,7 @@ pub const REQUEST_ID: &str = "x-request-id";
 pub struct RequestContext {
     /// Names the request in answers, logs and audit rows.
     pub id: String,
-    /// Where it came from.
-    pub address: Option<SocketAddr>,
+    client: Option<IpAddr>,
     pub(super) seen: Arc<Seen>,
 }
 
@@ -31,15 +32,72 @@ pub(super) struct Seen {
 }
 
 impl RequestContext {
-    /// Takes the request's own id if it is harmless, else makes one.
-    pub(super) fn new(headers: &HeaderMap, address: Option<SocketAddr>) -> Self {
+    /// Takes the request's own id if it is harmless, else makes one. What trusted proxies say of where it came from
+    /// is believed.
+    pub(super) fn new(headers: &HeaderMap, peer: Option<SocketAddr>, trusted: &[IpNet]) -> Self {
         let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
         let harmless = given.filter(|id| {
             (8..=64).contains(&id.len())
                 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         });
         let id = harmless.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
-        Self { id, address, seen: Arc::default() }
+        let client = peer.map(|peer| client(peer.ip(), headers, trusted));
+        Self { id, client, seen: Arc::default() }
+    }
+
+    /// The context of work for a caller that goes on after the request was admitted.
+    pub(crate) fn of(caller: &Caller) -> Self {
+        Self { id: caller.request_id().to_owned(), client: None, seen: Arc::default() }
+    }
+
+    /// Where the request came from.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.client
+    }
+}
+
+/// Each proxy appends whom it talks to: the last one that is no proxy of ours is the client.
+fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let is_proxy = |address: &IpAddr| trusted.iter().any(|net| net.contains(&address.to_canonical()));
+    let lines = headers.get_all("x-forwarded-for").into_iter().rev().filter_map(|line| line.to_str().ok());
+    let mut hops = lines.flat_map(|line| line.rsplit(',')).map(|hop| hop.trim().parse::<IpAddr>());
+    let mut address = peer;
+    while is_proxy(&address) {
+        match hops.next() {
+            Some(Ok(next)) => address = next,
+            // Nobody before, or nonsense: what is known so far is all that is sure.
+            Some(Err(_)) | None => break,
+        }
+    }
+    address.to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_proxies_that_are_trusted_are_believed() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+        for (peer, forwarded, expected) in [
+            ("192.0.2.9", vec!["1.2.3.4"], "192.0.2.9"),
+            ("10.0.0.1", vec![], "10.0.0.1"),
+            ("10.0.0.1", vec!["1.2.3.4"], "1.2.3.4"),
+            // What the client itself made up stands further left.
+            ("10.0.0.1", vec!["6.6.6.6, 1.2.3.4"], "1.2.3.4"),
+            ("10.0.0.1", vec!["6.6.6.6", "1.2.3.4, 10.0.0.2"], "1.2.3.4"),
+            ("10.0.0.1", vec!["6.6.6.6, nonsense, 10.0.0.2"], "10.0.0.2"),
+            ("::1", vec!["2001:db8::7"], "2001:db8::7"),
+            ("::ffff:10.0.0.1", vec!["::ffff:1.2.3.4"], "1.2.3.4"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in &forwarded {
+                headers.append("x-forwarded-for", line.parse().unwrap());
+            }
+            let context =
+                RequestContext::new(&headers, Some((peer.parse::<IpAddr>().unwrap(), 1).into()), &trusted);
+            assert_eq!(context.ip(), Some(expected.parse().unwrap()), "{peer} {forwarded:?}");
+        }
     }
 }
 

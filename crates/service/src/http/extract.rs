@@ -139,9 +139,41 @@ path_type!(
     NamedToken, kkartifact_model::token::TokenId, "token"
 );
 path_type!(
+    /// `{user}`: a login.
+    NamedUser, String, "user"
+);
+path_type!(
+    /// `{client}`: the client id of a service account.
+    ClientId, String, "client"
+);
+path_type!(
+    /// `{policy}`: the name of a trust policy.
+    PolicyName, String, "policy"
+);
+path_type!(
+    /// `{key}`: the id of a signing key.
+    KeyId, String, "key"
+);
+path_type!(
+    /// `{session}`
+    SessionId, uuid::Uuid, "session"
+);
+path_type!(
     /// `{upload}`
     UploadId, uuid::Uuid, "upload"
 );
+
+/// `{binding}`: a role binding.
+#[derive(Debug)]
+pub struct BindingId(pub kkartifact_store::RoleBindingId);
+
+impl<S: Send + Sync> FromRequestParts<S> for BindingId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Self> {
+        path_param::<i64>(parts, "binding").await.map(|id| Self(kkartifact_store::RoleBindingId(id)))
+    }
+}
 
 /// Which page of a list: `limit`, `offset` or `cursor`.
 #[derive(Debug)]

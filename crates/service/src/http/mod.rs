@@ -8,6 +8,7 @@ pub(crate) mod gate;
 mod observe;
 mod serve;
 pub mod stream;
+mod watch;
 
 pub use observe::observed;
 pub use serve::serve;

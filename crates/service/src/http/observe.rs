@@ -1,6 +1,7 @@
 //! Around every request: its id, its log line, its metrics, and an answer in our form whatever happens.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::{Body, HttpBody as _};
@@ -8,17 +9,30 @@ use axum::extract::{ConnectInfo, Request};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Json, Router};
-use http::{HeaderValue, header};
+use http::{HeaderName, HeaderValue, Method, header};
+use ipnet::IpNet;
 use kkartifact_model::Code;
 use kkartifact_model::api::error::ErrorBody;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::CorsLayer;
 use tracing::Instrument as _;
 
 use super::context::{REQUEST_ID, RequestContext};
+use crate::auth::sessions::CSRF_HEADER;
+use crate::config::Config;
 use crate::error::ApiError;
 
 /// The router with everything that is around every request.
-pub fn observed(router: Router) -> Router {
+pub fn observed(router: Router, config: &Config) -> Router {
+    let trusted: Arc<[IpNet]> = config.server.trusted_proxies.as_slice().into();
+    // Other origins are told nothing unless they are named: browsers then keep their pages from reading answers.
+    let origins = config.server.cors_origins.iter().filter_map(|origin| origin.parse().ok());
+    let cors = CorsLayer::new()
+        .allow_origin(origins.collect::<Vec<HeaderValue>>())
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static(CSRF_HEADER)])
+        .allow_credentials(true);
+    let router = if config.server.cors_origins.is_empty() { router } else { router.layer(cors) };
     router
         .fallback(|| async { ApiError::new(Code::NotFound, "there is no such path; see the API reference") })
         .method_not_allowed_fallback(|| async {
@@ -29,12 +43,12 @@ pub fn observed(router: Router) -> Router {
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             ApiError::internal(format!("a handler panicked: {}", text.unwrap_or_default())).into_response()
         }))
-        .layer(from_fn(observe))
+        .layer(from_fn(move |request: Request, next: Next| observe(trusted.clone(), request, next)))
 }
 
-async fn observe(mut request: Request, next: Next) -> Response {
+async fn observe(trusted: Arc<[IpNet]>, mut request: Request, next: Next) -> Response {
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
-    let context = RequestContext::new(request.headers(), address);
+    let context = RequestContext::new(request.headers(), address, &trusted);
     request.extensions_mut().insert(context.clone());
     let span = tracing::info_span!("request", id = %context.id);
     let (method, started) = (request.method().clone(), Instant::now());

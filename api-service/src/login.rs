@@ -1,0 +1,228 @@
+//! Logging in and out with a password, and changing it.
+
+use std::sync::LazyLock;
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use chrono::TimeDelta;
+use cookie::SameSite;
+use http::{HeaderMap, StatusCode, header};
+use kkartifact_model::Code;
+use kkartifact_model::api::user::{LoggedIn, Login, PasswordChange};
+use kkartifact_service::auth::sessions::{self, NewSession};
+use kkartifact_service::http::context::RequestContext;
+use kkartifact_service::http::extract::Json;
+use kkartifact_service::{ApiError, ApiResult, Caller, Resources, password, secret};
+use kkartifact_store::{Actor, NewAudit, Outcome, Tx, UserRow, kind};
+use serde_json::json;
+
+/// Who logs in under a name that does not exist waits as long as others: this is compared with what they sent.
+static NOBODY: LazyLock<String> =
+    LazyLock::new(|| secret::random::<20>().map_or_else(|_| String::new(), hex));
+
+fn hex(bytes: [u8; 20]) -> String {
+    kkartifact_model::token::readable(bytes)
+}
+
+/// One answer for every reason: nobody learns which logins exist, or are locked.
+fn refused() -> ApiError {
+    ApiError::new(
+        Code::Unauthenticated,
+        "login or password is wrong, or the account is locked after too many failures; try later",
+    )
+    .as_refusal()
+}
+
+pub(crate) async fn login(
+    State(resources): State<Resources>,
+    context: RequestContext,
+    headers: HeaderMap,
+    Json(login): Json<Login>,
+) -> ApiResult<Response> {
+    resources.auth.rates().guess(context.ip())?;
+    let now = resources.clock.now();
+    let mut tx = resources.db.read().await?;
+    let found = tx.find_user(&login.login).await?;
+    tx.commit().await?;
+    let hash = match found.as_ref().and_then(|row| row.password_hash.clone()) {
+        Some(hash) => hash,
+        None => nobodys_hash(&resources).await?,
+    };
+    // Whoever it is and whatever state they are in: one comparison.
+    let right = resources.auth.is_password(&login.password, &hash).await?;
+    let Some(known) = found.filter(|row| row.password_hash.is_some()) else { return Err(denied(refused())) };
+    // Signed before the transaction, which others wait for; needed only if the password is right.
+    let session = match right {
+        true => Some(sessions::prepare(&resources, &known, &context, &headers).await?),
+        false => None,
+    };
+    let mut tx = resources.db.begin().await?;
+    // As it is now: others may have tried, or changed the password, meanwhile.
+    let user = tx.user(known.principal_id).await?.ok_or_else(refused)?;
+    let over = user.password_temporary_until.is_some_and(|end| now >= end);
+    let may = !over && user.disabled_at.is_none() && !user.is_locked(now);
+    let Some(session) = session.filter(|_| may && user.password_hash == known.password_hash) else {
+        fail(&resources, tx, &user, &context, right).await?;
+        // It has its own row in the audit log.
+        return Err(denied(ApiError { refused: false, ..refused() }));
+    };
+    if user.failed_logins > 0 || user.locked_until.is_some() {
+        tx.unlock(user.principal_id).await?;
+    }
+    enter(&resources, &mut tx, &user, &session, &context, "login").await?;
+    let user = tx.user(user.principal_id).await?.ok_or_else(refused)?;
+    tx.commit().await?;
+    answer(&resources, user, session, login.cookie)
+}
+
+fn denied(error: ApiError) -> ApiError {
+    metrics::counter!("kkartifact_logins_total", "outcome" => "refused").increment(1);
+    error
+}
+
+/// bcrypt of something that nobody knows, made once, at the cost that passwords have.
+async fn nobodys_hash(resources: &Resources) -> ApiResult<String> {
+    static HASH: tokio::sync::OnceCell<(u32, String)> = tokio::sync::OnceCell::const_new();
+    let cost = resources.config.auth.bcrypt_cost;
+    let made = HASH
+        .get_or_try_init(|| async { Ok::<_, ApiError>((cost, secret::hash(&NOBODY, cost).await?)) })
+        .await?;
+    if made.0 == cost { Ok(made.1.clone()) } else { secret::hash(&NOBODY, cost).await }
+}
+
+/// Counts and writes down a failure of somebody who exists.
+async fn fail(
+    resources: &Resources,
+    mut tx: Tx,
+    user: &UserRow,
+    context: &RequestContext,
+    right: bool,
+) -> ApiResult<()> {
+    let now = resources.clock.now();
+    let auth = &resources.config.auth;
+    let locked = if user.is_locked(now) || right {
+        // A lock-out is not prolonged by more of the same.
+        user.is_locked(now)
+    } else {
+        let until = now + TimeDelta::minutes(auth.lock_minutes.into());
+        let failures = tx.login_failed(user.principal_id, auth.lock_after, until, now).await?;
+        u32::try_from(failures).unwrap_or(0) >= auth.lock_after
+    };
+    let row = NewAudit { action: "login", detail: json!({ "locked": locked }), ..NewAudit::default() };
+    tx.audit(&actor(resources, user, context), Outcome::Refused, &row, now).await?;
+    Ok(tx.commit().await?)
+}
+
+fn actor(resources: &Resources, user: &UserRow, context: &RequestContext) -> Actor {
+    Actor {
+        id: Some(user.principal_id),
+        kind: kind::USER.into(),
+        name: user.login.clone(),
+        address: context.ip().map(|address| address.to_string()),
+        request_id: Some(context.id.clone()),
+        key: resources.auth.audit_key().clone(),
+    }
+}
+
+/// Begins a session, and writes down how.
+pub(crate) async fn enter(
+    resources: &Resources,
+    tx: &mut Tx,
+    user: &UserRow,
+    session: &NewSession,
+    context: &RequestContext,
+    action: &str,
+) -> ApiResult<()> {
+    tx.insert_session(&session.row).await?;
+    let detail = json!({ "session": session.row.id });
+    let row = NewAudit { action, detail, ..NewAudit::default() };
+    tx.audit(&actor(resources, user, context), Outcome::Done, &row, resources.clock.now()).await?;
+    metrics::counter!("kkartifact_logins_total", "outcome" => "done").increment(1);
+    Ok(())
+}
+
+fn answer(resources: &Resources, user: UserRow, session: NewSession, in_cookie: bool) -> ApiResult<Response> {
+    let NewSession { row, token } = session;
+    let cookie = session_cookie(resources, &token)?;
+    let body = LoggedIn {
+        user: user.into(),
+        csrf_token: resources.auth.csrf().token(row.id),
+        session: row.clone().into_session(Some(row.id)),
+        access_token: (!in_cookie).then_some(token),
+    };
+    let mut response = Json(body).into_response();
+    response.headers_mut().insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    if in_cookie {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    Ok(response)
+}
+
+/// The cookie of a session; with an empty token, one that takes it away.
+pub(crate) fn session_cookie(resources: &Resources, token: &str) -> ApiResult<http::HeaderValue> {
+    let config = &resources.config;
+    let age = TimeDelta::hours(config.auth.session_hours.into());
+    sessions::set_cookie(config, sessions::cookie_name(config), token, SameSite::Strict, age)
+}
+
+/// Only people have sessions and passwords.
+fn session_of(caller: &Caller) -> ApiResult<uuid::Uuid> {
+    let none = || ApiError::new(Code::Forbidden, "only a person who has logged in can do this");
+    caller.session().ok_or_else(|| none().as_refusal())
+}
+
+pub(crate) async fn logout(State(resources): State<Resources>, caller: Caller) -> ApiResult<Response> {
+    let id = session_of(&caller)?;
+    let now = resources.clock.now();
+    let mut tx = resources.db.begin().await?;
+    tx.revoke_session(id, now).await?;
+    let row = NewAudit { action: "logout", detail: json!({ "session": id }), ..NewAudit::default() };
+    tx.audit(&caller.actor(), Outcome::Done, &row, now).await?;
+    tx.commit().await?;
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    response.headers_mut().append(header::SET_COOKIE, session_cookie(&resources, "")?);
+    Ok(response)
+}
+
+/// Changes one's own password, and ends one's other sessions.
+pub(crate) async fn change_password(
+    State(resources): State<Resources>,
+    caller: Caller,
+    context: RequestContext,
+    Json(change): Json<PasswordChange>,
+) -> ApiResult<StatusCode> {
+    let session = session_of(&caller)?;
+    resources.auth.rates().guess(context.ip())?;
+    let now = resources.clock.now();
+    let mut tx = resources.db.read().await?;
+    let user = tx.user(caller.principal).await?.ok_or_else(|| ApiError::internal("the user vanished"))?;
+    tx.commit().await?;
+    let Some(hash) = user.password_hash.clone() else {
+        return Err(ApiError::new(
+            Code::Forbidden,
+            "this account has no password; its provider does the login",
+        ));
+    };
+    let wrong = || ApiError::new(Code::Forbidden, "the current password is wrong");
+    // Guesses count here as well, else a session that was left open would be a way around the lock-out.
+    if user.is_locked(now) || !resources.auth.is_password(&change.current, &hash).await? {
+        fail(&resources, resources.db.begin().await?, &user, &context, false).await?;
+        return Err(wrong());
+    }
+    password::check(&change.new, &user.login)?;
+    if change.new == change.current {
+        return Err(ApiError::invalid("the new password is the current one"));
+    }
+    let new = resources.auth.hash_password(&change.new, resources.config.auth.bcrypt_cost).await?;
+    let mut tx = resources.db.begin().await?;
+    tx.set_password(user.principal_id, &new, None, now).await?;
+    let ended = tx.revoke_sessions(user.principal_id, Some(session), now).await?;
+    let row = NewAudit {
+        action: "password.change",
+        detail: json!({ "sessions_ended": ended }),
+        ..NewAudit::default()
+    };
+    tx.audit(&caller.actor(), Outcome::Done, &row, now).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,165 @@
+//! Refusals and reads of content: too many to write each one down, so they are counted for a while and then written
+//! as one row.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use kkartifact_model::{AppName, Code, Permission, ProjectName};
+use kkartifact_store::{Actor, AuditKey, NewAudit, Outcome, PrincipalId};
+
+use crate::auth::Caller;
+use crate::error::ApiResult;
+use crate::http::context::RequestContext;
+use crate::resources::Resources;
+use crate::routes::{Access, Route, Scope};
+
+/// How many different deeds are counted at the same time. What is beyond is counted as one.
+const MOST: usize = 10_000;
+/// How many rows are written in one transaction.
+const BATCH: usize = 200;
+
+/// Who did, or tried to do, what.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Deed {
+    actor: Option<PrincipalId>,
+    kind: &'static str,
+    name: String,
+    address: Option<String>,
+    route: &'static str,
+    reads: bool,
+    project: Option<String>,
+    app: Option<String>,
+    version: Option<String>,
+}
+
+impl Deed {
+    /// Of nobody who is known, so far.
+    pub(crate) fn new(route: &'static Route) -> Self {
+        Self {
+            actor: None,
+            kind: "anonymous",
+            name: "anonymous".to_owned(),
+            address: None,
+            route: &route.name,
+            reads: route.access == Access::Needs(Permission::Pull, Scope::Path),
+            project: None,
+            app: None,
+            version: None,
+        }
+    }
+
+    pub(crate) fn from_where(&mut self, context: &RequestContext) {
+        self.address = context.ip().map(|address| address.to_string());
+    }
+
+    pub(crate) fn by(&mut self, caller: &Caller) {
+        self.actor = Some(caller.principal);
+        self.kind = caller.kind;
+        caller.name.clone_into(&mut self.name);
+    }
+
+    pub(crate) fn to(&mut self, project: &ProjectName, app: Option<&AppName>, version: Option<&str>) {
+        self.project = Some(project.to_string());
+        self.app = app.map(ToString::to_string);
+        // Anything may stand in a path.
+        self.version = version.map(|version| version.chars().filter(|c| !c.is_control()).take(128).collect());
+    }
+
+    pub(crate) fn reads_content(&self) -> bool {
+        self.reads
+    }
+}
+
+/// What has been counted and not yet written.
+#[derive(Default)]
+pub struct Tally(Mutex<HashMap<(Deed, Option<Code>), u32>>);
+
+impl Tally {
+    /// Counts a refusal.
+    pub(crate) fn refused(&self, deed: Deed, code: Code) {
+        metrics::counter!("kkartifact_refusals_total", "code" => code.as_str()).increment(1);
+        self.count(deed, Some(code));
+    }
+
+    /// Counts a read of content.
+    pub(crate) fn read(&self, deed: Deed) {
+        self.count(deed, None);
+    }
+
+    fn count(&self, deed: Deed, code: Option<Code>) {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut key = (deed, code);
+        if counted.len() >= MOST && !counted.contains_key(&key) {
+            let (deed, code) = key;
+            let name = "several".to_owned();
+            key = (
+                Deed {
+                    actor: None,
+                    kind: "anonymous",
+                    name,
+                    address: None,
+                    project: None,
+                    app: None,
+                    version: None,
+                    ..deed
+                },
+                code,
+            );
+        }
+        let times = counted.entry(key).or_default();
+        *times = times.saturating_add(1);
+    }
+
+    /// Writes what has been counted. What can't be written now stays counted.
+    pub async fn flush(&self, resources: &Resources) -> ApiResult<()> {
+        loop {
+            let some: Vec<_> = {
+                let counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                counted.iter().take(BATCH).map(|(key, times)| (key.clone(), *times)).collect()
+            };
+            if some.is_empty() {
+                return Ok(());
+            }
+            let mut tx = resources.db.begin().await?;
+            for ((deed, code), times) in &some {
+                let (actor, row, outcome) = written(deed, *code, *times, resources.auth.audit_key());
+                tx.audit(&actor, outcome, &row, resources.clock.now()).await?;
+            }
+            tx.commit().await?;
+            let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            for (key, times) in some {
+                // Others may have counted on meanwhile.
+                match counted.get_mut(&key) {
+                    Some(now) if *now > times => *now -= times,
+                    _ => drop(counted.remove(&key)),
+                }
+            }
+        }
+    }
+}
+
+fn written<'a>(
+    deed: &'a Deed,
+    code: Option<Code>,
+    times: u32,
+    key: &AuditKey,
+) -> (Actor, NewAudit<'a>, Outcome) {
+    let actor = Actor {
+        id: deed.actor,
+        kind: deed.kind.to_owned(),
+        name: deed.name.clone(),
+        address: deed.address.clone(),
+        request_id: None,
+        key: key.clone(),
+    };
+    let row = NewAudit {
+        action: deed.route,
+        times,
+        project: deed.project.as_deref(),
+        app: deed.app.as_deref(),
+        version: deed.version.as_deref(),
+        detail: code.map_or(serde_json::Value::Null, |code| serde_json::json!({ "code": code })),
+        ..NewAudit::default()
+    };
+    (actor, row, if code.is_some() { Outcome::Refused } else { Outcome::Done })
+}

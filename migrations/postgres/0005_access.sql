@@ -1,0 +1,90 @@
+-- Credentials of every kind, and an audit log that shows tampering.
+
+-- Counts what ends everything that was signed for a principal: a new secret, a new password.
+ALTER TABLE principal ADD COLUMN generation BIGINT NOT NULL DEFAULT 1;
+
+-- From here on the owner is the person, service account or workload that answers for a token, and is disabled with
+-- it; made_by is the credential that it was made with.
+ALTER TABLE api_token ADD COLUMN made_by BIGINT REFERENCES principal (id);
+ALTER TABLE api_token ADD COLUMN personal BOOLEAN NOT NULL DEFAULT FALSE;
+UPDATE api_token SET made_by = owner_id;
+UPDATE api_token SET owner_id = NULL
+    WHERE owner_id IN (SELECT id FROM principal WHERE kind = 'token');
+CREATE INDEX api_token_by_owner ON api_token (owner_id);
+CREATE INDEX api_token_by_maker ON api_token (made_by);
+
+-- A temporary password opens nothing but its change, and ends.
+ALTER TABLE user_account ADD COLUMN password_temporary_until TIMESTAMPTZ;
+-- As the provider named them at the last login.
+ALTER TABLE user_account ADD COLUMN oidc_groups JSONB NOT NULL DEFAULT '[]';
+
+DROP TABLE session;
+CREATE TABLE session (
+    seq BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id UUID NOT NULL UNIQUE,
+    principal_id BIGINT NOT NULL REFERENCES principal (id) ON DELETE CASCADE,
+    created_at TIMESTAMPTZ NOT NULL,
+    last_seen_at TIMESTAMPTZ NOT NULL,
+    expires_at TIMESTAMPTZ NOT NULL,
+    revoked_at TIMESTAMPTZ,
+    address TEXT,
+    user_agent TEXT
+);
+CREATE INDEX session_by_principal ON session (principal_id, created_at);
+CREATE INDEX session_by_end ON session (expires_at);
+
+DROP TABLE trust_policy;
+-- Which tokens of which issuer may be exchanged for the permissions of the principal.
+CREATE TABLE trust_policy (
+    principal_id BIGINT PRIMARY KEY REFERENCES principal (id) ON DELETE CASCADE,
+    name TEXT COLLATE "C" NOT NULL UNIQUE,
+    issuer TEXT NOT NULL,
+    audience TEXT NOT NULL,
+    -- Claim → pattern.
+    claims JSONB NOT NULL,
+    max_minutes INTEGER NOT NULL
+);
+CREATE INDEX trust_policy_by_issuer ON trust_policy (issuer);
+
+DROP TABLE signing_key;
+CREATE TABLE signing_key (
+    id TEXT COLLATE "C" PRIMARY KEY,
+    -- Both in PKCS #1 or PKCS #8 DER; the private one encrypted under the server's secret key.
+    public_key BYTEA NOT NULL,
+    private_key BYTEA NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    -- When everything that it signed has ended; absent for the one that signs.
+    verifies_until TIMESTAMPTZ
+);
+
+-- A MAC under the server's secret key over a row and its nonce: who can write to the database can't write rows.
+-- Rows from before have none, and are taken as they are by the first seal only.
+ALTER TABLE audit ADD COLUMN nonce UUID;
+ALTER TABLE audit ADD COLUMN mac BYTEA;
+ALTER TABLE audit ADD COLUMN sealed BOOLEAN NOT NULL DEFAULT FALSE;
+CREATE INDEX audit_unsealed ON audit (id) WHERE NOT sealed;
+DROP INDEX audit_by_project;
+CREATE INDEX audit_by_project ON audit (project, id);
+CREATE INDEX audit_by_actor ON audit (actor_name, id);
+CREATE INDEX audit_by_action ON audit (action, id);
+
+DROP TABLE audit_seal;
+-- The hash chain, in the order of sealing: ids are given before commits.
+CREATE TABLE audit_seal (
+    seq BIGINT PRIMARY KEY,
+    audit_id BIGINT NOT NULL UNIQUE,
+    hash BYTEA NOT NULL
+);
+DROP TABLE audit_checkpoint;
+-- Where the chain begins after retention has removed rows: signed, one row.
+CREATE TABLE audit_start (
+    seq BIGINT PRIMARY KEY,
+    hash BYTEA NOT NULL,
+    signature BYTEA NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL
+);
+
+-- Lists of ids and names as one parameter, by SQLite's name for it: one SQL text for both.
+CREATE FUNCTION json_each(list TEXT) RETURNS TABLE (value TEXT) LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT item FROM jsonb_array_elements_text(list::JSONB) AS item
+$$;
