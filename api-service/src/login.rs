@@ -62,9 +62,9 @@ pub(crate) async fn login(
     let over = user.password_temporary_until.is_some_and(|end| now >= end);
     let may = !over && user.disabled_at.is_none() && !user.is_locked(now);
     let Some(session) = session.filter(|_| may && user.password_hash == known.password_hash) else {
-        fail(&resources, tx, &user, &context, right).await?;
+        fail(&resources, tx, "login", &user, &context, right).await?;
         // It has its own row in the audit log.
-        return Err(denied(ApiError { refused: false, ..refused() }));
+        return Err(denied(ApiError { refused: None, ..refused() }));
     };
     if user.failed_logins > 0 || user.locked_until.is_some() {
         tx.unlock(user.principal_id).await?;
@@ -94,6 +94,7 @@ async fn nobodys_hash(resources: &Resources) -> ApiResult<String> {
 async fn fail(
     resources: &Resources,
     mut tx: Tx,
+    action: &str,
     user: &UserRow,
     context: &RequestContext,
     right: bool,
@@ -108,7 +109,7 @@ async fn fail(
         let failures = tx.login_failed(user.principal_id, auth.lock_after, until, now).await?;
         u32::try_from(failures).unwrap_or(0) >= auth.lock_after
     };
-    let row = NewAudit { action: "login", detail: json!({ "locked": locked }), ..NewAudit::default() };
+    let row = NewAudit { action, detail: json!({ "locked": locked }), ..NewAudit::default() };
     tx.audit(&actor(resources, user, context), Outcome::Refused, &row, now).await?;
     Ok(tx.commit().await?)
 }
@@ -206,7 +207,8 @@ pub(crate) async fn change_password(
     let wrong = || ApiError::new(Code::Forbidden, "the current password is wrong");
     // Guesses count here as well, else a session that was left open would be a way around the lock-out.
     if user.is_locked(now) || !resources.auth.is_password(&change.current, &hash).await? {
-        fail(&resources, resources.db.begin().await?, &user, &context, false).await?;
+        let tx = resources.db.begin().await?;
+        fail(&resources, tx, "password.change", &user, &context, false).await?;
         return Err(wrong());
     }
     password::check(&change.new, &user.login)?;

@@ -96,7 +96,7 @@ fn refusal(code: OauthCode, why: String, guessed: bool) -> Response {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, basic);
     }
     if guessed {
-        response.extensions_mut().insert(Refused);
+        response.extensions_mut().insert(Refused::default());
     }
     response
 }

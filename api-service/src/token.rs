@@ -3,6 +3,7 @@
 use axum::extract::State;
 use chrono::{DateTime, TimeDelta, Utc};
 use http::StatusCode;
+use kkartifact_model::api::access::Scope;
 use kkartifact_model::api::page::Page;
 use kkartifact_model::api::token::{CreatedToken, NewToken, Token};
 use kkartifact_model::{Code, Permission};
@@ -45,6 +46,7 @@ pub(crate) async fn create(
     tx.insert_token(&row, now).await?;
     let audit = NewAudit {
         action: "token.create",
+        project: project_of(&new.scopes),
         detail: serde_json::json!({
             "token": token.id().as_str(), "name": new.name, "permissions": new.permissions, "scopes": new.scopes,
             "personal": new.personal,
@@ -128,6 +130,13 @@ async fn scopes(
     Ok(scopes)
 }
 
+/// The one project that all scopes are in, for its audit log.
+fn project_of(scopes: &[Scope]) -> Option<&str> {
+    let project = scopes.first()?.project.as_ref()?;
+    let same = scopes.iter().all(|scope| scope.project.as_ref() == Some(project));
+    same.then(|| project.as_str())
+}
+
 pub(crate) fn check_name(name: &str) -> ApiResult<()> {
     if name.trim().is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
         return Err(ApiError::invalid("a token's name has 1 to 100 bytes and no control characters"));
@@ -170,9 +179,11 @@ pub(crate) async fn revoke(
     let revoked = tx.revoke_token(&id, now).await?;
     let made = if revocation.made { tx.revoke_made(row.principal_id, now).await? } else { 0 };
     require_admin_left(&mut tx, admins, now).await?;
+    let info = tx.token_info(row.clone()).await?;
     if revoked || made > 0 {
         let audit = NewAudit {
             action: "token.revoke",
+            project: project_of(&info.scopes),
             detail: serde_json::json!({ "token": id.as_str(), "name": row.name, "made_with_it": made }),
             ..NewAudit::default()
         };

@@ -4,10 +4,10 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use kkartifact_blob::BlobError;
-use kkartifact_model::Code;
 use kkartifact_model::api::error::ErrorBody;
 use kkartifact_model::manifest::{Malformed, TreeError};
 use kkartifact_model::wire::BadStream;
+use kkartifact_model::{AppName, Code, ProjectName};
 use kkartifact_store::StoreError;
 
 /// What a handler returns.
@@ -25,13 +25,18 @@ pub struct ApiError {
     pub cause: Option<String>,
     /// After how many seconds to try again, where it is known.
     pub retry_after: Option<u32>,
-    /// Whether somebody was kept from something that is there: what the audit log counts.
-    pub refused: bool,
+    /// Somebody was kept from something: what the audit log counts.
+    pub refused: Option<Refused>,
 }
 
-/// In an answer: somebody was kept from something that is there.
-#[derive(Debug, Clone, Copy)]
-pub struct Refused;
+/// Somebody was kept from something, perhaps of a project or app. Also in the answer, for the audit log.
+#[derive(Debug, Clone, Default)]
+pub struct Refused {
+    /// Of this project.
+    pub project: Option<String>,
+    /// Of this app.
+    pub app: Option<String>,
+}
 
 /// How long a caller is asked to wait before trying again.
 const RETRY_AFTER_SECONDS: u32 = 2;
@@ -39,14 +44,20 @@ const RETRY_AFTER_SECONDS: u32 = 2;
 impl ApiError {
     /// A refusal with a message for the caller.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), cause: None, retry_after: None, refused: false }
+        Self { code, message: message.into(), cause: None, retry_after: None, refused: None }
     }
 
     /// The same as something for the audit log.
     #[must_use]
-    pub fn as_refusal(mut self) -> Self {
-        self.refused = true;
-        self
+    pub fn as_refusal(self) -> Self {
+        Self { refused: Some(Refused::default()), ..self }
+    }
+
+    /// The same as something for the audit log of a project.
+    #[must_use]
+    pub fn as_refusal_in(self, project: &ProjectName, app: Option<&AppName>) -> Self {
+        let refused = Refused { project: Some(project.to_string()), app: app.map(ToString::to_string) };
+        Self { refused: Some(refused), ..self }
     }
 
     /// The request is malformed.
@@ -92,8 +103,8 @@ impl IntoResponse for ApiError {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response.extensions_mut().insert(self.code);
-        if self.refused {
-            response.extensions_mut().insert(Refused);
+        if let Some(refused) = self.refused {
+            response.extensions_mut().insert(refused);
         }
         response
     }

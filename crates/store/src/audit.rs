@@ -144,6 +144,8 @@ pub struct AuditRow {
     pub detail: Json<serde_json::Value>,
     nonce: Option<Uuid>,
     mac: Option<Vec<u8>>,
+    /// Whether it is said to be in the chain.
+    pub sealed: bool,
 }
 
 impl AuditRow {
@@ -179,7 +181,7 @@ impl AuditRow {
 
     /// Whether the row is from before rows were authenticated, or pretends to be.
     pub fn is_unsigned(&self) -> bool {
-        self.mac.is_none()
+        self.mac.is_none() && self.nonce.is_none()
     }
 }
 
@@ -235,7 +237,7 @@ pub struct AuditFilter {
 macro_rules! columns {
     () => {
         "SELECT id, at, actor_id, actor_kind, actor_name, action, outcome, times, project, app, version, agent_id,
-            host, address, request_id, detail, nonce, mac FROM audit "
+            host, address, request_id, detail, nonce, mac, sealed FROM audit "
     };
 }
 pub(crate) use columns;
@@ -248,9 +250,9 @@ statements! {
     // A filter that is absent is NULL, and so is what it is compared with.
     LIST = concat!(columns!(), "WHERE id < $1 AND ($2 IS NULL OR project = $2) AND ($3 IS NULL OR app = $3)
         AND ($4 IS NULL OR version = $4) AND ($5 IS NULL OR actor_name = $5)
-        AND ($6 IS NULL OR action LIKE $6 ESCAPE '\\') AND ($7 IS NULL OR outcome = $7)
-        AND ($8 IS NULL OR address = $8) AND ($9 IS NULL OR request_id = $9)
-        AND at >= $10 AND at < $11 ORDER BY id DESC LIMIT $12");
+        AND ($6 IS NULL OR action = $6) AND ($7 IS NULL OR substr(action, 1, length($7)) = $7)
+        AND ($8 IS NULL OR outcome = $8) AND ($9 IS NULL OR address = $9) AND ($10 IS NULL OR request_id = $10)
+        AND at >= $11 AND at < $12 ORDER BY id DESC LIMIT $13");
 }
 
 impl Tx {
@@ -283,6 +285,7 @@ impl Tx {
             // A copy of an authentic row is none.
             nonce: Some(Uuid::new_v4()),
             mac: None,
+            sealed: false,
         };
         let mac = blake3::keyed_hash(&actor.key.0, &row.canonical());
         execute!(
@@ -316,7 +319,12 @@ impl Tx {
 
     /// Rows that a filter lets through, newest first.
     pub async fn list_audit(&mut self, filter: &AuditFilter, limit: u32) -> Result<AuditPage, StoreError> {
-        let action = filter.action.as_deref().map(pattern);
+        let (action, start) = match filter.action.as_deref().map(|action| (action, action.strip_suffix('*')))
+        {
+            None => (None, None),
+            Some((action, None)) => (Some(action), None),
+            Some((_, Some(start))) => (None, Some(start)),
+        };
         let cursor = |time: Option<DateTime<Utc>>, open: DateTime<Utc>| {
             Cursor { at: time.unwrap_or(open), id: 0 }.time()
         };
@@ -329,7 +337,8 @@ impl Tx {
             filter.app.as_deref(),
             filter.version.as_deref(),
             filter.actor.as_deref(),
-            action.as_deref(),
+            action,
+            start,
             filter.outcome.as_deref(),
             filter.address.as_deref(),
             filter.request_id.as_deref(),
@@ -342,11 +351,4 @@ impl Tx {
         let next_cursor = items.last().filter(|_| has_more).map(|row| row.id.to_string());
         Ok(AuditPage { items, limit, has_more, next_cursor })
     }
-}
-
-/// An action, or its beginning and `*`, as SQL's `LIKE` wants it.
-fn pattern(action: &str) -> String {
-    let (start, any) = action.strip_suffix('*').map_or((action, ""), |start| (start, "%"));
-    let escaped = start.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-    format!("{escaped}{any}")
 }

@@ -106,6 +106,16 @@ impl Database {
         })
     }
 
+    /// Begins a transaction that only reads, and sees everything as it was when it began.
+    pub async fn snapshot(&self) -> Result<Tx, StoreError> {
+        Ok(match self {
+            Self::Sqlite { read, .. } => Tx::Sqlite(read.begin().await?),
+            Self::Postgres(pool) => {
+                Tx::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+            }
+        })
+    }
+
     /// What the database is called in logs and health answers.
     pub const fn kind(&self) -> &'static str {
         match self {

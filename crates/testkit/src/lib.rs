@@ -14,11 +14,13 @@ mod database;
 pub mod oidc;
 pub mod process;
 mod server;
+mod service_process;
 pub mod tree;
 
 pub use agent::TestAgent;
 pub use database::TestDatabase;
 pub use server::{Answer, TestServer};
+pub use service_process::ServiceProcess;
 
 /// Runs test bodies on both databases: `on_both_databases! { one, two }` makes `on_sqlite::one`,
 /// `on_postgres::one` and so on from `async fn one(db: TestDatabase)`.

@@ -8,13 +8,18 @@ use kkartifact_testkit::{TestDatabase, TestServer, on_both_databases};
 use reqwest::Method;
 use serde_json::json;
 
+/// What paths have places for.
+const PARAMETERS: [&str; 12] = [
+    "project", "app", "version", "upload", "token", "channel", "session", "user", "client", "policy",
+    "binding", "key",
+];
+
 async fn nothing_is_open_without_a_token_but_health_metrics_and_the_one_time_secret(db: TestDatabase) {
     let mut server = TestServer::start(db).await;
     for route in RouteTable::get().unwrap().routes() {
         let path = route.path.replace("/api/v1", "");
-        let path = ["project", "app", "version", "upload", "token", "channel"]
-            .iter()
-            .fold(path, |path, name| path.replace(&format!("{{{name}}}"), "x"));
+        let path = PARAMETERS.iter().fold(path, |path, name| path.replace(&format!("{{{name}}}"), "x"));
+        assert!(!path.contains('{'), "{path} has a place that this test doesn't fill");
         let answer = server.send(server.request(route.method.clone(), &path, "")).await;
         if route.access == Access::Public {
             assert_ne!(answer.status, 401, "{}", route.name);

@@ -4,7 +4,7 @@ use kkartifact_testkit::{Answer, TestDatabase, TestServer, on_both_databases};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{flush, left_one_row, nowhere_in_the_log, rows};
+use crate::{counting, flush, left_one_row, nowhere_in_the_log, rows};
 
 const ADMIN: &str = "token first-admin";
 const PASSWORD: &str = "correct horse battery";
@@ -64,7 +64,7 @@ async fn each_login_and_each_change_of_an_account_leaves_one_row(db: TestDatabas
 
 /// A password that was typed where the login belongs would else be there for every admin to read.
 async fn what_was_typed_as_the_login_of_nobody_is_not_written_down(db: TestDatabase) {
-    let server = TestServer::start(db).await;
+    let server = counting(db).await;
     for _ in 0..3 {
         let login = json!({ "login": PASSWORD, "password": WRONG, "cookie": false });
         server.post("/login", "", login).await.refused(401, "unauthenticated");

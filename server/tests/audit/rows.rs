@@ -11,7 +11,12 @@ use crate::{left_one_row, nowhere_in_the_log, place, rows};
 const ADMIN: &str = "token first-admin";
 
 /// Does something as the first admin, which must leave a row about `at`.
-async fn deed(server: &TestServer, (method, path, body): (Method, &str, Value), action: &str, at: &str) -> Answer {
+async fn deed(
+    server: &TestServer,
+    (method, path, body): (Method, &str, Value),
+    action: &str,
+    at: &str,
+) -> Answer {
     let body = Some(body).filter(|body| !body.is_null());
     let answer = server.call(method, path, &server.admin, body).await;
     assert!(answer.status.is_success(), "{action}: {}", answer.text());
@@ -28,7 +33,10 @@ async fn push(server: &TestServer, version: &str) -> Answer {
     let path = format!("/file/shop/web/{version}?path=a");
     let put = server.request(Method::PUT, &path, &server.admin).body(version.to_owned());
     server.send(put).await.expect(200);
-    server.post("/upload/finish", &server.admin, json!({ "upload_id": opened["upload_id"] })).await.expect(201)
+    server
+        .post("/upload/finish", &server.admin, json!({ "upload_id": opened["upload_id"] }))
+        .await
+        .expect(201)
 }
 
 async fn each_deed_in_a_project_leaves_one_row(db: TestDatabase) {
@@ -89,14 +97,16 @@ async fn each_deed_with_tokens_roles_and_keys_leaves_one_row(db: TestDatabase) {
     deed(&server, (delete.clone(), &path, Value::Null), "token.revoke", "").await;
 
     let new = json!({ "name": "deployer" });
-    let made = deed(&server, (post.clone(), "/service-accounts", new), "service_account.create", "").await.json();
+    let made =
+        deed(&server, (post.clone(), "/service-accounts", new), "service_account.create", "").await.json();
     let (id, secret) = (made["client_id"].as_str().unwrap(), made["client_secret"].as_str().unwrap());
     let ask = server.request(Method::POST, "/oauth/token", "").basic_auth(id, Some(secret));
     let given = server.send(ask.form(&[("grant_type", "client_credentials")])).await.expect(200).json();
     secrets.extend([secret.to_owned(), given["access_token"].as_str().unwrap().to_owned()]);
     for (scope, at) in [(json!({}), ""), (json!({ "project": "shop", "app": "web" }), "shop/web")] {
         let role = json!({ "subject": { "service_account": id }, "permissions": ["pull"], "scope": scope });
-        let made = deed(&server, (post.clone(), "/role-bindings", role), "role_binding.create", at).await.json();
+        let made =
+            deed(&server, (post.clone(), "/role-bindings", role), "role_binding.create", at).await.json();
         let path = format!("/role-bindings/{}", made["id"]);
         deed(&server, (delete.clone(), &path, Value::Null), "role_binding.delete", at).await;
     }

@@ -94,30 +94,34 @@ async fn two_admins_remove_one_but_not_both(db: TestDatabase) {
 
 async fn of_two_admins_who_leave_at_the_same_time_one_stays(db: TestDatabase) {
     let (server, ada, grace) = ada_and_grace(db).await;
-    let (none, admin) = (json!({ "role": "none" }), json!({ "role": "admin" }));
+    let (demotion, promotion) = (json!({ "role": "none" }), json!({ "role": "admin" }));
     for _ in 0..8 {
-        let (one, two) =
-            tokio::join!(change_by(&server, &ada, "ada", &none), change_by(&server, &grace, "grace", &none),);
+        let (one, two) = tokio::join!(
+            change_by(&server, &ada, "ada", &demotion),
+            change_by(&server, &grace, "grace", &demotion),
+        );
         let mut statuses = [one.status.as_u16(), two.status.as_u16()];
         statuses.sort_unstable();
         assert_eq!(statuses, [200, 409], "{} {}", one.text(), two.text());
         let (stayed, left) = if one.status == 409 { (&ada, "grace") } else { (&grace, "ada") };
-        change_by(&server, stayed, left, &admin).await.expect(200);
+        change_by(&server, stayed, left, &promotion).await.expect(200);
     }
 }
 
 async fn of_two_admins_who_remove_each_other_one_stays(db: TestDatabase) {
     let (server, ada, grace) = ada_and_grace(db).await;
-    let (none, admin) = (json!({ "role": "none" }), json!({ "role": "admin" }));
+    let (demotion, promotion) = (json!({ "role": "none" }), json!({ "role": "admin" }));
     for _ in 0..8 {
-        let (one, two) =
-            tokio::join!(change_by(&server, &ada, "grace", &none), change_by(&server, &grace, "ada", &none),);
+        let (one, two) = tokio::join!(
+            change_by(&server, &ada, "grace", &demotion),
+            change_by(&server, &grace, "ada", &demotion),
+        );
         // Whoever comes second is no admin any more, or would be the last one.
         let won = [&one, &two].iter().filter(|answer| answer.status == 200).count();
         let lost = [&one, &two].iter().filter(|answer| matches!(answer.status.as_u16(), 403 | 409)).count();
         assert_eq!((won, lost), (1, 1), "{} {}", one.text(), two.text());
         let (stayed, left) = if one.status == 200 { (&ada, "grace") } else { (&grace, "ada") };
-        change_by(&server, stayed, left, &admin).await.expect(200);
+        change_by(&server, stayed, left, &promotion).await.expect(200);
     }
 }
 

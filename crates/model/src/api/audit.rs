@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct AuditEntry {
     /// Grows; not without gaps.
     pub id: i64,
-    /// When; of aggregated rows, the last time.
+    /// When; aggregated rows are written a few seconds after the first time.
     pub at: DateTime<Utc>,
     /// `token`, `user`, `service_account`, `workload`, `anonymous` or `system`.
     pub actor_kind: String,

@@ -59,13 +59,29 @@ pub(super) async fn start(tx: &mut Tx, signer: &Signer) -> ApiResult<Place> {
     }
 }
 
+/// Whether the chain goes through a place.
+async fn has(tx: &mut Tx, place: &Place, signer: &Signer) -> ApiResult<bool> {
+    let link = tx.seals(place.seq - 1, 1).await?.pop().map(Place::from);
+    Ok(link.as_ref() == Some(place) || start(tx, signer).await? == *place)
+}
+
 /// Puts the signed end into the storage, if it is not there.
 async fn sign_end(resources: &Resources, signer: &Signer) -> ApiResult<()> {
+    let known = head(resources, signer).await?.map(|(place, _)| place);
     let mut tx = resources.db.read().await?;
     let end = end(&mut tx, signer).await?;
+    let goes_on = match &known {
+        Some(known) => has(&mut tx, known, signer).await?,
+        None => true,
+    };
     tx.commit().await?;
-    let known = head(resources, signer).await?;
-    if known.is_some_and(|(place, _)| place.seq >= end.seq) {
+    if !goes_on {
+        // The signature that is there proves it: another one would take the proof away.
+        return Err(ApiError::internal(
+            "the audit log is not the one whose end was signed; 'kkartifact audit verify' says more",
+        ));
+    }
+    if known.is_some_and(|known| known.seq >= end.seq) {
         return Ok(());
     }
     let head = Head::sign(&end, resources.clock.now(), signer);

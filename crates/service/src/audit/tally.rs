@@ -8,10 +8,10 @@ use kkartifact_model::{AppName, Code, Permission, ProjectName};
 use kkartifact_store::{Actor, AuditKey, NewAudit, Outcome, PrincipalId};
 
 use crate::auth::Caller;
-use crate::error::ApiResult;
+use crate::error::{ApiResult, Refused};
 use crate::http::context::RequestContext;
 use crate::resources::Resources;
-use crate::routes::{Access, Route, Scope};
+use crate::routes::{Access, Route, Scope, Service};
 
 /// How many different deeds are counted at the same time. What is beyond is counted as one.
 const MOST: usize = 10_000;
@@ -41,7 +41,8 @@ impl Deed {
             name: "anonymous".to_owned(),
             address: None,
             route: &route.name,
-            reads: route.access == Access::Needs(Permission::Pull, Scope::Path),
+            reads: route.service == Service::Transfer
+                && route.access == Access::Needs(Permission::Pull, Scope::Path),
             project: None,
             app: None,
             version: None,
@@ -63,6 +64,14 @@ impl Deed {
         self.app = app.map(ToString::to_string);
         // Anything may stand in a path.
         self.version = version.map(|version| version.chars().filter(|c| !c.is_control()).take(128).collect());
+    }
+
+    /// What the body named, where it was not the path.
+    pub(crate) fn refused(&mut self, refused: &Refused) {
+        if refused.project.is_some() {
+            self.project.clone_from(&refused.project);
+            self.app.clone_from(&refused.app);
+        }
     }
 
     pub(crate) fn reads_content(&self) -> bool {

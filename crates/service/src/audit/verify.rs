@@ -45,7 +45,7 @@ pub async fn verify(resources: &Resources) -> ApiResult<Report> {
     let mut report = Report::default();
     // First, so that what is added meanwhile is behind it.
     let end = head(resources, &signer).await?;
-    let mut tx = resources.db.read().await?;
+    let mut tx = resources.db.snapshot().await?;
     let mut walk = Walk {
         place: first_place(&mut tx, &signer, &mut report).await?,
         end: end.as_ref().map(|(place, _)| place.clone()),
@@ -157,7 +157,9 @@ async fn outside(tx: &mut Tx, key: &AuditKey, has_links: bool, report: &mut Repo
         after = last.id;
         for row in &rows {
             report.rows += 1;
-            if row.is_authentic(key) || (row.is_unsigned() && !has_links) {
+            if row.sealed {
+                report.problem(format!("row {}: it is not in the chain and says that it is", row.id.0));
+            } else if row.is_authentic(key) || (row.is_unsigned() && !has_links) {
                 report.waiting += 1;
             } else {
                 report.problem(format!("row {}: inserted, the server did not write it", row.id.0));

@@ -37,11 +37,11 @@ impl AuthorizedProject {
             return Err(hidden());
         }
         if !caller.grants().sees_project(row.id) {
-            return Err(hidden().as_refusal());
+            return Err(hidden().as_refusal_in(name, None));
         }
         let allowed = permission == Permission::View
             || caller.grants().permissions(Object::Project(row.id)).contains(permission);
-        if allowed { Ok(Self(row)) } else { Err(caller.lacks(permission)) }
+        if allowed { Ok(Self(row)) } else { Err(caller.lacks(permission).as_refusal_in(name, None)) }
     }
 }
 
@@ -58,9 +58,12 @@ impl AuthorizedApp {
         let row = tx.find_app(project, name).await?.filter(AppRow::exists).ok_or_else(hidden)?;
         let permissions = caller.grants().permissions(Object::App(row.project_id, row.id));
         if !permissions.contains(Permission::View) {
-            return Err(hidden().as_refusal());
+            return Err(hidden().as_refusal_in(project, Some(name)));
         }
-        if permissions.contains(permission) { Ok(Self(row)) } else { Err(caller.lacks(permission)) }
+        if permissions.contains(permission) {
+            return Ok(Self(row));
+        }
+        Err(caller.lacks(permission).as_refusal_in(project, Some(name)))
     }
 }
 
@@ -86,7 +89,7 @@ impl AuthorizedApp {
         let found = tx.find_project(project).await?;
         let object = found.as_ref().map_or(Object::Global, |row| Object::Project(row.id));
         if !caller.grants().permissions(object).contains(creator) {
-            return Err(hidden().as_refusal());
+            return Err(hidden().as_refusal_in(project, Some(name)));
         }
         let row = match found {
             Some(row) if row.state == Lifecycle::Active => row,

@@ -52,8 +52,9 @@ pub(crate) async fn admit(
 }
 
 /// Counts refusals, and reads of content, for the audit log.
-fn noted(tally: &Tally, deed: Deed, response: Response) -> Response {
-    if response.extensions().get::<Refused>().is_some() {
+fn noted(tally: &Tally, mut deed: Deed, response: Response) -> Response {
+    if let Some(refused) = response.extensions().get::<Refused>() {
+        deed.refused(refused);
         let code = response.extensions().get::<Code>().copied().unwrap_or(Code::Unauthenticated);
         tally.refused(deed, code);
     } else if deed.reads_content() && response.status().is_success() {
