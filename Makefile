@@ -35,6 +35,17 @@ check: ## The fast pass: format, lints, licences, unused dependencies, generated
 	cargo machete
 	scripts/generate.sh --check
 
+.PHONY: access-matrix
+access-matrix: ## Every route for every kind of caller at every target, beside what was written down by hand
+	@scripts/need.sh build test
+	cargo build --workspace --all-targets
+	scripts/with-postgres.sh cargo nextest run -p kkartifact --test access --no-capture matrix
+
+.PHONY: bench-auth
+bench-auth: ## What checking a credential costs
+	@scripts/need.sh build
+	cargo bench -p kkartifact-service --bench auth
+
 .PHONY: generate
 generate: ## Make generated files anew
 	scripts/generate.sh

@@ -13,7 +13,7 @@ use serde_json::json;
 /// The public keys. Anybody may see them, and keep them for a while.
 pub(crate) async fn jwks(State(resources): State<Resources>) -> ApiResult<Response> {
     let mut tx = resources.db.read().await?;
-    let rows = tx.signing_keys(resources.clock.now()).await?;
+    let rows = resources.auth.keys().all(&mut tx, resources.clock.now()).await?;
     tx.commit().await?;
     let mut response = Json(keys::jwks(&rows)?).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
@@ -26,7 +26,7 @@ fn describe(row: &SigningKeyRow, signs: bool) -> Key {
 
 async fn all(resources: &Resources, tx: &mut Tx) -> ApiResult<Keys> {
     let now = resources.clock.now();
-    let rows = tx.signing_keys(now).await?;
+    let rows = resources.auth.keys().all(tx, now).await?;
     let next = rows.first().map_or(now, |row| resources.auth.keys().next_rotation(row.created_at));
     let keys =
         rows.iter().enumerate().map(|(at, row)| describe(row, at == 0 && row.verifies_until.is_none()));

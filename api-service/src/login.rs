@@ -30,7 +30,6 @@ fn refused() -> ApiError {
         Code::Unauthenticated,
         "login or password is wrong, or the account is locked after too many failures; try later",
     )
-    .as_refusal()
 }
 
 pub(crate) async fn login(
@@ -41,30 +40,39 @@ pub(crate) async fn login(
 ) -> ApiResult<Response> {
     resources.auth.rates().guess(context.ip())?;
     let now = resources.clock.now();
-    let mut tx = resources.db.read().await?;
-    let found = tx.find_user(&login.login).await?;
-    tx.commit().await?;
+    let found = find(&resources, &login.login).await?;
     let hash = match found.as_ref().and_then(|row| row.password_hash.clone()) {
         Some(hash) => hash,
         None => nobodys_hash(&resources).await?,
     };
     // Whoever it is and whatever state they are in: one comparison.
     let right = resources.auth.is_password(&login.password, &hash).await?;
-    let Some(known) = found.filter(|row| row.password_hash.is_some()) else { return Err(denied(refused())) };
-    // Signed before the transaction, which others wait for; needed only if the password is right.
-    let session = match right {
-        true => Some(sessions::prepare(&resources, &known, &context, &headers).await?),
-        false => None,
+    let Some(known) = found.filter(|row| row.password_hash.is_some()) else {
+        // One transaction for those who don't exist, too.
+        let mut tx = resources.db.begin().await?;
+        let row = NewAudit { action: "login", detail: json!({ "unknown": true }), ..NewAudit::default() };
+        tx.audit(&nobody(&resources, &context), Outcome::Refused, &row, now).await?;
+        tx.commit().await?;
+        return Err(denied(refused()));
+    };
+    let is_open = |user: &UserRow| {
+        let over = user.password_temporary_until.is_some_and(|end| now >= end);
+        !over && user.disabled_at.is_none() && !user.is_locked(now)
+    };
+    // Signed before the transaction, which others wait for. Not for who is locked out: the time that it takes would
+    // tell that the password is right.
+    let session = if right && is_open(&known) {
+        Some(sessions::prepare(&resources, &known, &context, &headers).await?)
+    } else {
+        None
     };
     let mut tx = resources.db.begin().await?;
     // As it is now: others may have tried, or changed the password, meanwhile.
     let user = tx.user(known.principal_id).await?.ok_or_else(refused)?;
-    let over = user.password_temporary_until.is_some_and(|end| now >= end);
-    let may = !over && user.disabled_at.is_none() && !user.is_locked(now);
-    let Some(session) = session.filter(|_| may && user.password_hash == known.password_hash) else {
+    let may = is_open(&user) && user.password_hash == known.password_hash;
+    let Some(session) = session.filter(|_| may) else {
         fail(&resources, tx, "login", &user, &context, right).await?;
-        // It has its own row in the audit log.
-        return Err(denied(ApiError { refused: None, ..refused() }));
+        return Err(denied(refused()));
     };
     if user.failed_logins > 0 || user.locked_until.is_some() {
         tx.unlock(user.principal_id).await?;
@@ -73,6 +81,17 @@ pub(crate) async fn login(
     let user = tx.user(user.principal_id).await?.ok_or_else(refused)?;
     tx.commit().await?;
     answer(&resources, user, session, login.cookie)
+}
+
+/// The person of a login; nobody for what can't be one.
+async fn find(resources: &Resources, login: &str) -> ApiResult<Option<UserRow>> {
+    if password::check_login(login).is_err() {
+        return Ok(None);
+    }
+    let mut tx = resources.db.read().await?;
+    let found = tx.find_user(login).await?;
+    tx.commit().await?;
+    Ok(found)
 }
 
 fn denied(error: ApiError) -> ApiError {
@@ -112,6 +131,13 @@ async fn fail(
     let row = NewAudit { action, detail: json!({ "locked": locked }), ..NewAudit::default() };
     tx.audit(&actor(resources, user, context), Outcome::Refused, &row, now).await?;
     Ok(tx.commit().await?)
+}
+
+fn nobody(resources: &Resources, context: &RequestContext) -> Actor {
+    // Not what was typed: it may be a password in the wrong field.
+    let system = Actor::system("anonymous", resources.auth.audit_key());
+    let address = context.ip().map(|address| address.to_string());
+    Actor { kind: "anonymous".into(), address, request_id: Some(context.id.clone()), ..system }
 }
 
 fn actor(resources: &Resources, user: &UserRow, context: &RequestContext) -> Actor {
@@ -217,6 +243,11 @@ pub(crate) async fn change_password(
     }
     let new = resources.auth.hash_password(&change.new, resources.config.auth.bcrypt_cost).await?;
     let mut tx = resources.db.begin().await?;
+    // As it is now: others may have guessed, or an admin set another one, meanwhile.
+    let fresh = tx.user(user.principal_id).await?;
+    if !fresh.is_some_and(|fresh| fresh.password_hash == user.password_hash && !fresh.is_locked(now)) {
+        return Err(wrong());
+    }
     tx.set_password(user.principal_id, &new, None, now).await?;
     let ended = tx.revoke_sessions(user.principal_id, Some(session), now).await?;
     let row = NewAudit {

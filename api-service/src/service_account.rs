@@ -13,6 +13,8 @@ use kkartifact_service::{ApiError, ApiResult, Caller, Resources, secret};
 use kkartifact_store::{NewAudit, Outcome, ServiceAccountRow, Tx};
 use serde_json::json;
 
+use super::user::still_admin;
+
 /// The longest life of a secret.
 const MAX_DAYS: u32 = 3650;
 
@@ -69,6 +71,7 @@ pub(crate) async fn create(
     let client_secret = secret::new_client_secret()?;
     let hash = secret::hash(client_secret.secret(), resources.config.auth.bcrypt_cost).await?;
     let mut tx = resources.db.begin().await?;
+    let caller = still_admin(&resources, &mut tx, &caller).await?;
     tx.insert_service_account(&new.name, &client_id, &hash, end, now).await?;
     audit(&mut tx, &resources, &caller, "service_account.create", &client_id, json!({})).await?;
     let account = find(&mut tx, &client_id).await?.into();
@@ -119,6 +122,7 @@ pub(crate) async fn rotate(
     let client_secret = secret::new_client_secret()?;
     let hash = secret::hash(client_secret.secret(), resources.config.auth.bcrypt_cost).await?;
     let mut tx = resources.db.begin().await?;
+    let caller = still_admin(&resources, &mut tx, &caller).await?;
     let row = find(&mut tx, &id).await?;
     tx.set_client_secret(row.principal_id, &hash, end).await?;
     tx.next_generation(row.principal_id).await?;

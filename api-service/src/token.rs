@@ -32,6 +32,13 @@ pub(crate) async fn create(
     let hash = secret::hash(token.secret(), resources.config.auth.bcrypt_cost).await?;
 
     let mut tx = resources.db.begin().await?;
+    // As they are now: who was revoked while the hash was made leaves nothing behind.
+    let caller = resources.auth.again(&mut tx, &caller, now).await?;
+    for (project, app) in &scopes {
+        if !caller.holds(new.permissions, *project, *app) {
+            return Err(too_much());
+        }
+    }
     let row = NewTokenRow {
         name: &new.name,
         token_id: token.id(),
@@ -121,13 +128,16 @@ async fn scopes(
     for scope in &new.scopes {
         let (project, app) = resolve(&mut tx, caller, needed, scope).await?;
         if !caller.holds(new.permissions, project, app) {
-            let message = "a token can't do more than the one that makes it";
-            return Err(ApiError::new(Code::Forbidden, message).as_refusal());
+            return Err(too_much());
         }
         scopes.push((project, app));
     }
     tx.commit().await?;
     Ok(scopes)
+}
+
+fn too_much() -> ApiError {
+    ApiError::new(Code::Forbidden, "a token can't do more than the one that makes it").as_refusal()
 }
 
 /// The one project that all scopes are in, for its audit log.

@@ -2,9 +2,9 @@
 
 use axum::extract::State;
 use http::StatusCode;
-use kkartifact_model::Code;
 use kkartifact_model::api::page::Page;
 use kkartifact_model::api::user::{NewUser, User, UserChange, UserWithPassword};
+use kkartifact_model::{Code, Permission};
 use kkartifact_service::http::extract::{Json, NamedUser, Paging};
 use kkartifact_service::{ApiError, ApiResult, Caller, Resources, password};
 use kkartifact_store::{NewAudit, NewUserRow, Outcome, StoreError, Tx, UserRow};
@@ -26,6 +26,13 @@ pub(crate) async fn get(
 ) -> ApiResult<Json<User>> {
     let mut tx = resources.db.read().await?;
     Ok(Json(find(&mut tx, &login).await?.into()))
+}
+
+/// The caller as they are now, for what took its time since they were admitted.
+pub(crate) async fn still_admin(resources: &Resources, tx: &mut Tx, caller: &Caller) -> ApiResult<Caller> {
+    let caller = resources.auth.again(tx, caller, resources.clock.now()).await?;
+    caller.require_global(Permission::Admin)?;
+    Ok(caller)
 }
 
 /// The person of this login.
@@ -53,6 +60,7 @@ pub(crate) async fn create(
     };
     let hash = resources.auth.hash_password(&password, resources.config.auth.bcrypt_cost).await?;
     let mut tx = resources.db.begin().await?;
+    let caller = still_admin(&resources, &mut tx, &caller).await?;
     let row = NewUserRow {
         login: &new.login,
         role: new.role,
@@ -124,6 +132,7 @@ pub(crate) async fn reset_password(
     let (password, end) = password::temporary(now)?;
     let hash = resources.auth.hash_password(&password, resources.config.auth.bcrypt_cost).await?;
     let mut tx = resources.db.begin().await?;
+    let caller = still_admin(&resources, &mut tx, &caller).await?;
     let row = find(&mut tx, &login).await?;
     tx.set_password(row.principal_id, &hash, Some(end), now).await?;
     tx.revoke_sessions(row.principal_id, None, now).await?;

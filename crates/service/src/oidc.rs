@@ -20,7 +20,7 @@ const LEEWAY: TimeDelta = TimeDelta::seconds(60);
 /// How long what an issuer says of itself and its keys is believed.
 const FRESH: Duration = Duration::from_hours(1);
 /// How long it takes until an unknown key lets the keys be fetched again.
-const PAUSE: Duration = Duration::from_mins(1);
+const PAUSE: TimeDelta = TimeDelta::minutes(1);
 /// The most bytes of a discovery document or a set of keys.
 const MOST: usize = 256 << 10;
 /// How many issuers are remembered.
@@ -75,8 +75,8 @@ pub type ForeignClaims = BTreeMap<String, Value>;
 pub struct Providers {
     outbound: Outbound,
     known: Cache<String, Issuer>,
-    /// Issuers whose keys were fetched out of turn.
-    asked_again: Cache<String, ()>,
+    /// When the keys of an issuer were last fetched out of turn.
+    asked_again: moka::sync::Cache<String, DateTime<Utc>>,
 }
 
 impl Providers {
@@ -85,7 +85,7 @@ impl Providers {
         Self {
             outbound,
             known: Cache::builder().max_capacity(ISSUERS).time_to_live(FRESH).build(),
-            asked_again: Cache::builder().max_capacity(ISSUERS).time_to_live(PAUSE).build(),
+            asked_again: moka::sync::Cache::new(ISSUERS),
         }
     }
 
@@ -122,11 +122,12 @@ impl Providers {
 
     /// The key that a token names, fetched anew if it is not known: issuers change their keys. Made-up key ids must
     /// not make the issuer suffer, so that happens once in a while only.
-    async fn key(&self, issuer: &str, id: Option<&str>) -> Result<Jwk, ForeignError> {
+    async fn key(&self, issuer: &str, id: Option<&str>, now: DateTime<Utc>) -> Result<Jwk, ForeignError> {
         if let Some(key) = find(&self.issuer(issuer).await?.keys, id) {
             return Ok(key);
         }
-        if self.asked_again.entry_by_ref(issuer).or_insert(()).await.is_fresh() {
+        if self.asked_again.get(issuer).is_none_or(|last| now - last >= PAUSE) {
+            self.asked_again.insert(issuer.to_owned(), now);
             self.known.invalidate(issuer).await;
         }
         let unknown = ForeignError::Refused("the token is signed by a key that its issuer does not list");
@@ -146,7 +147,7 @@ impl Providers {
         if !ALGORITHMS.contains(&header.alg) {
             return Err(ForeignError::Refused("the token's algorithm is not one that is accepted"));
         }
-        let jwk = self.key(issuer, header.kid.as_deref()).await?;
+        let jwk = self.key(issuer, header.kid.as_deref(), now).await?;
         let key = DecodingKey::from_jwk(&jwk)
             .map_err(|_| ForeignError::Refused("the issuer's key is of a kind that is not accepted"))?;
         // The library refuses an algorithm that does not go with the key's family.

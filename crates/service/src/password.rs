@@ -9,7 +9,7 @@ use crate::secret;
 /// How long a temporary password is good.
 const TEMPORARY: TimeDelta = TimeDelta::days(1);
 /// Short ones are guessed; bcrypt looks at no more than 72 bytes, and what it does not look at protects nobody.
-const LENGTH: std::ops::RangeInclusive<usize> = 12..=72;
+const LENGTH: std::ops::RangeInclusive<usize> = 12..=secret::MOST;
 const MAX_LOGIN: usize = 64;
 
 /// Requires a login of 1 to 64 lower-case letters, digits and `.-_@+`.

@@ -46,6 +46,7 @@ statements! {
         LEFT JOIN user_account u ON u.principal_id = p.id LEFT JOIN user_account ou ON ou.principal_id = o.id
         WHERE p.disabled_at IS NULL AND o.disabled_at IS NULL
             AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > $1)
+            AND (u.password_temporary_until IS NULL OR u.password_temporary_until > $1)
             AND (u.role = 'admin' OR (p.kind = 'token' AND (o.id IS NULL OR ou.role = 'admin')
                 AND EXISTS (SELECT 1 FROM role_binding b
                     WHERE b.principal_id = p.id AND b.project_id IS NULL AND b.permissions >= 16)))";

@@ -4,7 +4,7 @@ use kkartifact_testkit::{Answer, TestDatabase, TestServer, on_both_databases};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{counting, flush, left_one_row, nowhere_in_the_log, rows};
+use crate::{counting, left_one_row, nowhere_in_the_log, rows};
 
 const ADMIN: &str = "token first-admin";
 const PASSWORD: &str = "correct horse battery";
@@ -69,12 +69,12 @@ async fn what_was_typed_as_the_login_of_nobody_is_not_written_down(db: TestDatab
         let login = json!({ "login": PASSWORD, "password": WRONG, "cookie": false });
         server.post("/login", "", login).await.refused(401, "unauthenticated");
     }
-    flush(&server).await;
-    let counted = rows(&server, "action=login").await;
-    assert_eq!(counted.len(), 1, "{counted:?}");
-    let row = &counted[0];
-    assert_eq!((&row["actor_kind"], &row["outcome"]), (&json!("anonymous"), &json!("refused")), "{row}");
-    assert_eq!((&row["times"], &row["address"]), (&json!(3), &json!("127.0.0.1")), "{row}");
+    let written = rows(&server, "action=login").await;
+    assert_eq!(written.len(), 3, "{written:?}");
+    for row in &written {
+        assert_eq!((&row["actor_kind"], &row["outcome"]), (&json!("anonymous"), &json!("refused")), "{row}");
+        assert_eq!((&row["times"], &row["address"]), (&json!(1), &json!("127.0.0.1")), "{row}");
+    }
     nowhere_in_the_log(&server, &[PASSWORD.into(), WRONG.into()]).await;
 }
 

@@ -334,7 +334,7 @@ fn pem(label: &str, der: &[u8]) -> Vec<u8> {
 fn hmac(secret: &[u8], message: &[u8]) -> Vec<u8> {
     let mut block = [0; 64];
     let hashed = Sha256::digest(secret);
-    let key = if secret.len() > block.len() { hashed.as_slice() } else { secret };
+    let key = if secret.len() > block.len() { &hashed[..] } else { secret };
     block[..key.len()].copy_from_slice(key);
     let inner = Sha256::new().chain_update(block.map(|byte| byte ^ 0x36)).chain_update(message).finalize();
     Sha256::new().chain_update(block.map(|byte| byte ^ 0x5c)).chain_update(inner).finalize().to_vec()

@@ -106,8 +106,9 @@ impl Authenticator {
         context: &RequestContext,
     ) -> ApiResult<Caller> {
         let caller = match bearer(headers) {
-            Some(text) if text.starts_with("kka_") => self.by_token(resources, text, context).await,
-            Some(text) => self.by_signed(resources, text, context).await,
+            Some(Ok(text)) if text.starts_with("kka_") => self.by_token(resources, text, context).await,
+            Some(Ok(text)) => self.by_signed(resources, text, context).await,
+            Some(Err(refusal)) => Err(refusal),
             None => match sessions::from_cookies(headers, &resources.config) {
                 Some(text) => {
                     let caller = self.by_signed(resources, text, context).await;
@@ -358,10 +359,13 @@ async fn grants_of_user(tx: &mut Tx, user: &UserRow) -> ApiResult<Grants> {
     Ok(Grants::new(bindings))
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+/// What the header has, if it is there: a cookie beside one that can't be used does not count.
+fn bearer(headers: &HeaderMap) -> Option<ApiResult<&str>> {
+    let value = headers.get(header::AUTHORIZATION)?;
+    let pair = value.to_str().ok().and_then(|value| value.split_once(' '));
+    let token =
+        pair.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
+    Some(token.ok_or_else(refused))
 }
 
 /// One answer for every reason: nobody learns which ids exist.

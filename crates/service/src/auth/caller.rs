@@ -75,7 +75,7 @@ impl Caller {
         if self.grants.permissions(Object::Global).contains(permission) {
             Ok(())
         } else {
-            Err(self.lacks(permission))
+            Err(Self::lacks(permission))
         }
     }
 
@@ -109,11 +109,7 @@ impl Caller {
     }
 
     /// The refusal of something that the caller may see and may not do.
-    pub(super) fn lacks(&self, permission: Permission) -> ApiError {
-        if self.must_change_password {
-            let message = "your password is a temporary one; change it first (PUT /api/v1/password)";
-            return ApiError::new(Code::PasswordChangeRequired, message).as_refusal();
-        }
+    pub(super) fn lacks(permission: Permission) -> ApiError {
         let message = format!("your credential lacks the permission '{}' here", permission.as_str());
         ApiError::new(Code::Forbidden, message).as_refusal()
     }

@@ -110,7 +110,7 @@ impl Keys {
     /// Signs with the current key; makes the first one if there is none.
     pub async fn sign(&self, db: &Database, claims: &Claims, now: DateTime<Utc>) -> ApiResult<String> {
         let mut tx = db.read().await?;
-        let current = current(&mut tx, now).await?;
+        let current = self.current(&mut tx, now).await?;
         tx.commit().await?;
         let row = match current {
             Some(row) => row,
@@ -138,7 +138,7 @@ impl Keys {
     pub async fn verify(&self, tx: &mut Tx, token: &str, now: DateTime<Utc>) -> ApiResult<Option<Claims>> {
         let Ok(header) = jsonwebtoken::decode_header(token) else { return Ok(None) };
         // What the token says of its algorithm decides nothing: there is one.
-        let Some(id) = header.kid.filter(|id| header.alg == Algorithm::RS256 && id.len() <= 64) else {
+        let Some(id) = header.kid.filter(|id| header.alg == Algorithm::RS256 && is_key_id(id)) else {
             return Ok(None);
         };
         // Also when it is known: a key that was ended verifies nothing from that moment.
@@ -147,7 +147,9 @@ impl Keys {
             Some(key) => key,
             None => {
                 // Who can write to the database can't make a key: its private part would not open.
-                self.private_key(&row)?;
+                if self.private_key(&row).is_err() {
+                    return Ok(None);
+                }
                 let key = DecodingKey::from_rsa_der(&row.public_key);
                 self.verifiers.insert(id, key.clone());
                 key
@@ -180,7 +182,7 @@ impl Keys {
         let old = |row: &SigningKeyRow| self.next_rotation(row.created_at) <= now;
         let actor = Actor::system("key rotation", &self.audit_key);
         let mut tx = db.read().await?;
-        let due = current(&mut tx, now).await?.as_ref().is_some_and(old);
+        let due = self.current(&mut tx, now).await?.as_ref().is_some_and(old);
         tx.commit().await?;
         if due {
             self.rotate_if(db, &actor, now, |current| current.is_none_or(old)).await?;
@@ -199,7 +201,7 @@ impl Keys {
         let mut tx = db.begin().await?;
         // Of many that want one at once, one makes it.
         tx.lock_signing_keys().await?;
-        if let Some(row) = current(&mut tx, now).await?.filter(|row| !wanted(Some(row))) {
+        if let Some(row) = self.current(&mut tx, now).await?.filter(|row| !wanted(Some(row))) {
             return Ok(row);
         }
         tx.insert_signing_key(&new, now + self.overlap).await?;
@@ -225,6 +227,17 @@ impl Keys {
         })
     }
 
+    /// The keys that verify, the one that signs first. What others have put into the table is none.
+    pub async fn all(&self, tx: &mut Tx, now: DateTime<Utc>) -> ApiResult<Vec<SigningKeyRow>> {
+        let rows = tx.signing_keys(now).await?;
+        Ok(rows.into_iter().filter(|row| self.private_key(row).is_ok()).collect())
+    }
+
+    async fn current(&self, tx: &mut Tx, now: DateTime<Utc>) -> ApiResult<Option<SigningKeyRow>> {
+        let keys = self.all(tx, now).await?;
+        Ok(keys.into_iter().next().filter(|row| row.verifies_until.is_none()))
+    }
+
     fn private_key(&self, row: &SigningKeyRow) -> ApiResult<Vec<u8>> {
         self.vault.open(&purpose(&row.id, &row.public_key), &row.private_key).ok_or_else(|| {
             ApiError::internal(format!("signing key {} was not made under this secret key", row.id))
@@ -243,9 +256,8 @@ fn purpose(id: &str, public_key: &[u8]) -> String {
     format!("signing key {id} {}", blake3::hash(public_key).to_hex())
 }
 
-async fn current(tx: &mut Tx, now: DateTime<Utc>) -> ApiResult<Option<SigningKeyRow>> {
-    let keys = tx.signing_keys(now).await?;
-    Ok(keys.into_iter().next().filter(|row| row.verifies_until.is_none()))
+fn is_key_id(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
 /// The public keys, as RFC 7517 wants them.

@@ -41,7 +41,7 @@ impl AuthorizedProject {
         }
         let allowed = permission == Permission::View
             || caller.grants().permissions(Object::Project(row.id)).contains(permission);
-        if allowed { Ok(Self(row)) } else { Err(caller.lacks(permission).as_refusal_in(name, None)) }
+        if allowed { Ok(Self(row)) } else { Err(Caller::lacks(permission).as_refusal_in(name, None)) }
     }
 }
 
@@ -63,7 +63,7 @@ impl AuthorizedApp {
         if permissions.contains(permission) {
             return Ok(Self(row));
         }
-        Err(caller.lacks(permission).as_refusal_in(project, Some(name)))
+        Err(Caller::lacks(permission).as_refusal_in(project, Some(name)))
     }
 }
 

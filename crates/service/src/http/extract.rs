@@ -32,6 +32,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
             ));
         }
         let bytes = Bytes::from_request(request, state).await.map_err(|error| body_error(&error))?;
+        // A struct would take an array for its fields one by one.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(ApiError::invalid("body: send a JSON object"));
+        }
         serde_json::from_slice(&bytes).map(Self).map_err(|error| ApiError::invalid(format!("body: {error}")))
     }
 }

@@ -17,6 +17,9 @@ use crate::error::{ApiError, ApiResult, Refused};
 use crate::resources::Resources;
 use crate::routes::{Access, Route, Scope};
 
+/// All that a temporary password opens.
+const WITH_A_TEMPORARY_PASSWORD: [&str; 3] = ["whoami", "logout", "password.change"];
+
 /// Lets a request through to its handler, or answers in its place.
 pub(crate) async fn admit(
     State((resources, route)): State<(Resources, &'static Route)>,
@@ -80,6 +83,10 @@ async fn prepare(
     let caller = resources.auth.authenticate(resources, &parts.method, &parts.headers, &context).await?;
     drop(context.seen.principal.set(caller.name.clone()));
     deed.by(&caller);
+    if caller.must_change_password && !WITH_A_TEMPORARY_PASSWORD.contains(&route.name.as_str()) {
+        let message = "your password is a temporary one; change it first (PUT /api/v1/password)";
+        return Err(ApiError::new(Code::PasswordChangeRequired, message).as_refusal());
+    }
     let names = match route.access {
         Access::Needs(permission, Scope::Global) => {
             caller.require_global(permission)?;

@@ -32,12 +32,14 @@ pub fn observed(router: Router, config: &Config) -> Router {
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static(CSRF_HEADER)])
         .allow_credentials(true);
-    let router = if config.server.cors_origins.is_empty() { router } else { router.layer(cors) };
-    router
+    let router = router
         .fallback(|| async { ApiError::new(Code::NotFound, "there is no such path; see the API reference") })
         .method_not_allowed_fallback(|| async {
             ApiError::new(Code::MethodNotAllowed, "this path does not take that method")
-        })
+        });
+    // Around the fallbacks, which answer preflights else.
+    let router = if config.server.cors_origins.is_empty() { router } else { router.layer(cors) };
+    router
         .layer(CatchPanicLayer::custom(|panic: Box<dyn std::any::Any + Send>| {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));

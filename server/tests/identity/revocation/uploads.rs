@@ -70,7 +70,7 @@ fn endless(taken: oneshot::Sender<()>) -> Body {
         async move {
             if sent >= FILL {
                 if let Some(taken) = taken.take() {
-                    drop(taken.send(()));
+                    taken.send(()).unwrap();
                 }
                 pauses.tick().await;
             }
