@@ -25,15 +25,12 @@ pub(crate) async fn stream(
     app: AuthorizedApp,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let after = match headers.get("last-event-id") {
-        Some(value) => {
-            let text = value.to_str().unwrap_or_default();
-            text.parse().map_err(|_| ApiError::invalid("Last-Event-ID is a number"))?
-        }
-        None => {
-            let mut tx = resources.db.read().await?;
-            tx.last_event(app.id).await?
-        }
+    let after = if let Some(value) = headers.get("last-event-id") {
+        let text = value.to_str().unwrap_or_default();
+        text.parse().map_err(|_| ApiError::invalid("Last-Event-ID is a number"))?
+    } else {
+        let mut tx = resources.db.read().await?;
+        tx.last_event(app.id).await?
     };
     let turn = resources.downloads.take().await?;
     let id = app.id;

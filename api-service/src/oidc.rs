@@ -211,7 +211,7 @@ async fn exchange(resources: &Resources, issuer: &str, code: &str, verifier: &st
     token.map(str::to_owned).ok_or_else(|| refused("the provider sent no id_token"))
 }
 
-/// OpenID Connect Core, section 3.1.3.7: what is to be checked beyond signature, issuer, audience and times.
+/// `OpenID` Connect Core, section 3.1.3.7: what is to be checked beyond signature, issuer, audience and times.
 fn check_id_token(claims: &ForeignClaims, nonce: &str, client: &str) -> ApiResult<()> {
     let given = claims.get("nonce").and_then(Value::as_str).unwrap_or_default();
     if !same(given.as_bytes(), nonce.as_bytes()) {

@@ -4,7 +4,7 @@ use axum::extract::State;
 use http::StatusCode;
 use kkartifact_model::api::page::Page;
 use kkartifact_model::api::role_binding::{NewRoleBinding, RoleBinding, Subject};
-use kkartifact_model::{Code, Permission};
+use kkartifact_model::{AppName, Code, Permission, ProjectName};
 use kkartifact_service::http::extract::{BindingId, Json, Paging};
 use kkartifact_service::{ApiError, ApiResult, Caller, Object, Resources};
 use kkartifact_store::{BindingSubject, NewAudit, Outcome, PrincipalId, Tx};
@@ -77,8 +77,8 @@ async fn audit(
 ) -> ApiResult<()> {
     let row = NewAudit {
         action,
-        project: binding.scope.project.as_ref().map(|name| name.as_str()),
-        app: binding.scope.app.as_ref().map(|name| name.as_str()),
+        project: binding.scope.project.as_ref().map(ProjectName::as_str),
+        app: binding.scope.app.as_ref().map(AppName::as_str),
         detail: json!({ "id": binding.id, "subject": binding.subject, "permissions": binding.permissions }),
         ..NewAudit::default()
     };

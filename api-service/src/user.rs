@@ -48,15 +48,12 @@ pub(crate) async fn create(
 ) -> ApiResult<(StatusCode, Json<UserWithPassword>)> {
     let now = resources.clock.now();
     password::check_login(&new.login)?;
-    let (password, temporary_until) = match &new.password {
-        Some(given) => {
-            password::check(given, &new.login)?;
-            (given.clone(), None)
-        }
-        None => {
-            let (made, end) = password::temporary(now)?;
-            (made, Some(end))
-        }
+    let (password, temporary_until) = if let Some(given) = &new.password {
+        password::check(given, &new.login)?;
+        (given.clone(), None)
+    } else {
+        let (made, end) = password::temporary(now)?;
+        (made, Some(end))
     };
     let hash = resources.auth.hash_password(&password, resources.config.auth.bcrypt_cost).await?;
     let mut tx = resources.db.begin().await?;

@@ -1,6 +1,6 @@
 //! Tokens of other issuers: their discovery documents, their keys, and what makes a token theirs.
 //!
-//! OpenID Connect Discovery 1.0, RFC 7517 and RFC 8725. Everything is fetched through the address guard.
+//! `OpenID` Connect Discovery 1.0, RFC 7517 and RFC 8725. Everything is fetched through the address guard.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -248,10 +248,10 @@ statements! {
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
     LATEST = concat!(columns!(), "ORDER BY id DESC LIMIT $1");
     // A filter that is absent is NULL, and so is what it is compared with.
-    LIST = concat!(columns!(), "WHERE id < $1 AND ($2 IS NULL OR project = $2) AND ($3 IS NULL OR app = $3)
-        AND ($4 IS NULL OR version = $4) AND ($5 IS NULL OR actor_name = $5)
-        AND ($6 IS NULL OR action = $6) AND ($7 IS NULL OR substr(action, 1, length($7)) = $7)
-        AND ($8 IS NULL OR outcome = $8) AND ($9 IS NULL OR address = $9) AND ($10 IS NULL OR request_id = $10)
+    LIST = concat!(columns!(), "WHERE id < $1 AND (CAST($2 AS TEXT) IS NULL OR project = $2) AND (CAST($3 AS TEXT) IS NULL OR app = $3)
+        AND (CAST($4 AS TEXT) IS NULL OR version = $4) AND (CAST($5 AS TEXT) IS NULL OR actor_name = $5)
+        AND (CAST($6 AS TEXT) IS NULL OR action = $6) AND (CAST($7 AS TEXT) IS NULL OR substr(action, 1, length($7)) = $7)
+        AND (CAST($8 AS TEXT) IS NULL OR outcome = $8) AND (CAST($9 AS TEXT) IS NULL OR address = $9) AND (CAST($10 AS TEXT) IS NULL OR request_id = $10)
         AND at >= $11 AND at < $12 ORDER BY id DESC LIMIT $13");
 }
 

@@ -53,8 +53,8 @@ async fn each_login_and_each_change_of_an_account_leaves_one_row(db: TestDatabas
     secrets.extend([session.to_owned(), new.to_owned(), entered["csrf_token"].as_str().unwrap().to_owned()]);
 
     let entered = log_in(&server, new).await.expect(200).json();
-    let path = format!("/sessions/{}", entered["session"]["id"].as_str().unwrap());
-    change(&server, Method::DELETE, &path, Value::Null, "session.revoke").await;
+    let session = format!("/sessions/{}", entered["session"]["id"].as_str().unwrap());
+    change(&server, Method::DELETE, &session, Value::Null, "session.revoke").await;
     change(&server, patch.clone(), "/users/ada", json!({ "role": "readonly" }), "user.update").await;
     let reset = change(&server, post, "/users/ada/password", Value::Null, "user.reset_password").await;
     secrets.push(reset["temporary_password"].as_str().unwrap().to_owned());

@@ -65,8 +65,8 @@ async fn each_deed_in_a_project_leaves_one_row(db: TestDatabase) {
             "agent": { "id": "agent-8", "host": "web-3" }, "target": "/srv/web", "bytes_received": 2,
             "duration_ms": 1, "rollback": rollback,
         });
-        let path = format!("{web}/versions/v1/pulls");
-        let answer = deed(&server, (post.clone(), &path, report), action, "shop/web/v1").await;
+        let pulls = format!("{web}/versions/v1/pulls");
+        let answer = deed(&server, (post.clone(), &pulls, report), action, "shop/web/v1").await;
         let row = left_one_row(&server, &answer, action, ADMIN).await;
         assert_eq!((&row["agent_id"], &row["host"]), (&json!("agent-8"), &json!("web-3")));
     }

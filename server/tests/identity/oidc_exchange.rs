@@ -11,6 +11,9 @@ use crate::oidc::{
     AUDIENCE, ask_for_token, exchange, job_claims, make_policy, oauth_refused, server_for, with, without,
 };
 
+/// What is wrong with a form, the error that answers it, and the form.
+type Refused<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
 async fn a_jobs_token_is_exchanged_for_what_the_policy_gives(db: TestDatabase) {
     let (provider, server) = shop(db).await;
     let job = provider.sign(&job_claims(&server, &provider));
@@ -157,7 +160,7 @@ async fn what_is_malformed_is_answered_as_the_standard_says(db: TestDatabase) {
     let kind = ("subject_token_type", SUBJECT_TOKEN_TYPES[0]);
     let grant = ("grant_type", TOKEN_EXCHANGE);
     let subject = ("subject_token", job.as_str());
-    let forms: [(&str, &str, &[(&str, &str)]); 8] = [
+    let forms: [Refused; 8] = [
         ("no grant type", "invalid_request", &[kind, subject]),
         ("unknown grant type", "unsupported_grant_type", &[("grant_type", "password"), kind, subject]),
         ("no subject token", "invalid_request", &[grant, kind]),

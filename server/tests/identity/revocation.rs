@@ -199,8 +199,8 @@ async fn two_service_processes_forget_at_once_who_was_ended_and_cut_what_is_open
     let database = TestDatabase::postgres().await;
     let cluster = tokio::task::spawn_blocking(|| Cluster::start(database)).await.unwrap();
     let (api, transfer) = (cluster.api.url(), cluster.transfer.url());
-    let spend = Client::new().post(format!("{api}/api/v1/bootstrap"));
-    let spent = spend.json(&json!({ "secret": cluster.secret })).send().await.unwrap();
+    let request = Client::new().post(format!("{api}/api/v1/bootstrap"));
+    let spent = request.json(&json!({ "secret": cluster.secret })).send().await.unwrap();
     assert_eq!(spent.status(), 201, "{}", cluster.api.log());
     let admin = text(&spent.json::<Value>().await.unwrap()["token"]);
     let site = Site::with_files(api, transfer, admin).await;

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use crate::oidc::{ask_for_token, oauth_refused};
 use crate::someone::{Robot, everything, init, promotion, shop, text};
 
+/// What is wrong with a form, the error that answers it, and the form.
+type Refused<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
 async fn a_program_gets_a_short_token_for_its_secret(db: TestDatabase) {
     let server = shop(db).await;
     let new = json!({ "name": "deployer" });
@@ -84,7 +87,7 @@ async fn what_is_malformed_is_told_in_the_words_of_the_standard(db: TestDatabase
     let robot = Robot::with_role(&server, &["pull"], &json!({})).await;
     let (id, secret) = (("client_id", robot.id.as_str()), ("client_secret", robot.secret.as_str()));
     let grant = ("grant_type", "client_credentials");
-    let forms: [(&str, &str, &[(&str, &str)]); 7] = [
+    let forms: [Refused; 7] = [
         ("no grant", "invalid_request", &[id, secret]),
         ("nothing", "invalid_request", &[]),
         ("a parameter twice", "invalid_request", &[grant, grant, id, secret]),

@@ -49,7 +49,7 @@ impl Deed {
         }
     }
 
-    pub(crate) fn from_where(&mut self, context: &RequestContext) {
+    pub(crate) fn came_from(&mut self, context: &RequestContext) {
         self.address = context.ip().map(|address| address.to_string());
     }
 

@@ -59,7 +59,9 @@ pub async fn verify(resources: &Resources) -> ApiResult<Report> {
         let (Some(first), Some(last)) = (links.first(), links.last()) else { break };
         let rows = tx.sealed_rows(first.seq - 1, last.seq).await?;
         let rows: HashMap<AuditId, AuditRow> = rows.into_iter().map(|row| (row.id, row)).collect();
-        links.into_iter().for_each(|link| walk.step(link, &rows));
+        for link in links {
+            walk.step(link, &rows);
+        }
     }
     let reached = walk.place.seq;
     let has_links = reached > 0;
@@ -75,7 +77,7 @@ pub async fn verify(resources: &Resources) -> ApiResult<Report> {
             report.sealed = Some((place.seq, head.at));
         }
         None if has_links => {
-            report.problem("the signed end in the storage is missing, or not signed by this server".into())
+            report.problem("the signed end in the storage is missing, or not signed by this server".into());
         }
         None => {}
     }

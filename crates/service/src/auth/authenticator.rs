@@ -112,7 +112,7 @@ impl Authenticator {
             None => match sessions::from_cookies(headers, &resources.config) {
                 Some(text) => {
                     let caller = self.by_signed(resources, text, context).await;
-                    caller.and_then(|caller| self.from_browser(caller, method, headers))
+                    caller.and_then(|caller| self.with_cookie(caller, method, headers))
                 }
                 // Nobody guesses: not counted.
                 None => return Err(refused()),
@@ -129,7 +129,7 @@ impl Authenticator {
     }
 
     /// The caller, if it is a page of ours that sends the request: a browser sends cookies whoever made it send it.
-    fn from_browser(&self, caller: Caller, method: &Method, headers: &HeaderMap) -> ApiResult<Caller> {
+    fn with_cookie(&self, caller: Caller, method: &Method, headers: &HeaderMap) -> ApiResult<Caller> {
         let session = caller.session().ok_or_else(refused)?;
         self.csrf_key.check(session, method, headers)?;
         Ok(Caller { csrf_token: Some(self.csrf_key.token(session)), ..caller })

@@ -112,20 +112,18 @@ impl Keys {
         let mut tx = db.read().await?;
         let current = self.current(&mut tx, now).await?;
         tx.commit().await?;
-        let row = match current {
-            Some(row) => row,
-            None => {
-                let actor = Actor::system("first use", &self.audit_key);
-                self.rotate_if(db, &actor, now, |current| current.is_none()).await?
-            }
+        let row = if let Some(row) = current {
+            row
+        } else {
+            let actor = Actor::system("first use", &self.audit_key);
+            self.rotate_if(db, &actor, now, |current| current.is_none()).await?
         };
-        let key = match self.signers.get(&row.id) {
-            Some(key) => key,
-            None => {
-                let key = self.signer(&row)?;
-                self.signers.insert(row.id.clone(), key.clone());
-                key
-            }
+        let key = if let Some(key) = self.signers.get(&row.id) {
+            key
+        } else {
+            let key = self.signer(&row)?;
+            self.signers.insert(row.id.clone(), key.clone());
+            key
         };
         let header = Header { kid: Some(row.id), ..Header::new(Algorithm::RS256) };
         let claims = claims.clone();
@@ -143,17 +141,16 @@ impl Keys {
         };
         // Also when it is known: a key that was ended verifies nothing from that moment.
         let Some(row) = tx.find_signing_key(&id, now).await? else { return Ok(None) };
-        let key = match self.verifiers.get(&id) {
-            Some(key) => key,
-            None => {
-                // Who can write to the database can't make a key: its private part would not open.
-                if self.private_key(&row).is_err() {
-                    return Ok(None);
-                }
-                let key = DecodingKey::from_rsa_der(&row.public_key);
-                self.verifiers.insert(id, key.clone());
-                key
+        let key = if let Some(key) = self.verifiers.get(&id) {
+            key
+        } else {
+            // Who can write to the database can't make a key: its private part would not open.
+            if self.private_key(&row).is_err() {
+                return Ok(None);
             }
+            let key = DecodingKey::from_rsa_der(&row.public_key);
+            self.verifiers.insert(id, key.clone());
+            key
         };
         Ok(self.decode(token, &key, now))
     }

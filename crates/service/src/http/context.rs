@@ -72,6 +72,18 @@ fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     address.to_canonical()
 }
 
+impl<S: Send + Sync> FromRequestParts<S> for RequestContext {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Self> {
+        parts
+            .extensions
+            .get::<Self>()
+            .cloned()
+            .ok_or_else(|| ApiError::internal("the request has no context"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,17 +110,5 @@ mod tests {
                 RequestContext::new(&headers, Some((peer.parse::<IpAddr>().unwrap(), 1).into()), &trusted);
             assert_eq!(context.ip(), Some(expected.parse().unwrap()), "{peer} {forwarded:?}");
         }
-    }
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for RequestContext {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Self> {
-        parts
-            .extensions
-            .get::<Self>()
-            .cloned()
-            .ok_or_else(|| ApiError::internal("the request has no context"))
     }
 }

@@ -75,7 +75,7 @@ async fn prepare(
     let context = RequestContext::from_request_parts(parts, &()).await?;
     drop(context.seen.route.set(route.name.clone()));
     parts.extensions.insert(route);
-    deed.from_where(&context);
+    deed.came_from(&context);
     if route.access == Access::Public {
         return Ok(None);
     }

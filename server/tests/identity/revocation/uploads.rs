@@ -82,8 +82,8 @@ fn endless(taken: oneshot::Sender<()>) -> Body {
 async fn a_file_that_is_being_put_is_cut_when_its_token_is_revoked(db: TestDatabase) {
     let (server, token, id) = with_pusher(db).await;
     let finish = open_upload(&server, &token).await;
-    let (taken, wait) = oneshot::channel();
-    let put = server.request(Method::PUT, "/file/shop/web/v1?path=a", &token).body(endless(taken));
+    let (begun, wait) = oneshot::channel();
+    let put = server.request(Method::PUT, "/file/shop/web/v1?path=a", &token).body(endless(begun));
     let putting = tokio::spawn(put.send());
     wait.await.unwrap();
     assert!(!putting.is_finished(), "the file was refused");
