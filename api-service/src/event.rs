@@ -32,7 +32,7 @@ pub(crate) async fn stream(
         let mut tx = resources.db.read().await?;
         tx.last_event(app.id).await?
     };
-    let turn = resources.downloads.take().await?;
+    let turn = resources.event_streams.take().await?;
     let id = app.id;
     let batches = stream::unfold((resources, after, turn), move |(resources, after, turn)| async move {
         let rows = next(&resources, id, after).await;

@@ -70,10 +70,10 @@ pub(crate) async fn token(
         Err(Refusal::Ours(error)) => error.into_response(),
         Err(Refusal::Oauth(code, why)) => {
             let guessed = matches!(code, OauthCode::InvalidClient | OauthCode::InvalidGrant);
-            match resources.auth.rates().guess(context.ip()) {
-                Err(held) if guessed => held.into_response(),
-                _ => refusal(code, why, guessed),
+            if guessed && let Err(held) = resources.auth.rates().guess(context.ip()) {
+                return held.into_response();
             }
+            refusal(code, why, guessed)
         }
     }
 }
@@ -94,6 +94,9 @@ fn refusal(code: OauthCode, why: String, guessed: bool) -> Response {
     if code == OauthCode::InvalidClient {
         let basic = HeaderValue::from_static("Basic realm=\"kkArtifact\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, basic);
+    }
+    if code == OauthCode::TemporarilyUnavailable {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
     }
     if guessed {
         response.extensions_mut().insert(Refused::default());

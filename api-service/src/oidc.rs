@@ -83,6 +83,9 @@ pub(crate) async fn login(
     let return_to = start.return_to.unwrap_or_else(|| "/".to_owned());
     check_return(&return_to)?;
     let discovery = resources.providers.discover(issuer).await.map_err(unreachable)?;
+    if discovery.authorization_endpoint.is_empty() || discovery.token_endpoint.is_empty() {
+        return Err(unreachable(ForeignError::Refused("the issuer has no endpoints for logins")));
+    }
     let pending = Pending {
         state: readable::<20>(secret::random()?),
         nonce: readable::<20>(secret::random()?),

@@ -48,32 +48,57 @@ pub(crate) async fn create(
 ) -> ApiResult<(StatusCode, Json<UserWithPassword>)> {
     let now = resources.clock.now();
     password::check_login(&new.login)?;
-    let (password, temporary_until) = if let Some(given) = &new.password {
-        password::check(given, &new.login)?;
-        (given.clone(), None)
-    } else {
-        let (made, end) = password::temporary(now)?;
-        (made, Some(end))
+    let oidc = oidc(&resources, &new)?;
+    let (password, temporary_until) = match (&new.password, oidc) {
+        (_, Some(_)) => (None, None),
+        (Some(given), None) => {
+            password::check(given, &new.login)?;
+            (Some(given.clone()), None)
+        }
+        (None, None) => {
+            let (made, end) = password::temporary(now)?;
+            (Some(made), Some(end))
+        }
     };
-    let hash = resources.auth.hash_password(&password, resources.config.auth.bcrypt_cost).await?;
+    let hash = match &password {
+        Some(password) => {
+            let cost = resources.config.auth.bcrypt_cost;
+            Some(resources.auth.hash_password(password, cost).await?)
+        }
+        None => None,
+    };
     let mut tx = resources.db.begin().await?;
     let caller = still_admin(&resources, &mut tx, &caller).await?;
     let row = NewUserRow {
         login: &new.login,
         role: new.role,
-        password_hash: Some(&hash),
+        password_hash: hash.as_deref(),
         temporary_until,
-        oidc: None,
+        oidc,
     };
     tx.insert_user(&row, now).await.map_err(|error| match error {
-        StoreError::Conflict => ApiError::new(Code::AlreadyExists, format!("user {} exists", new.login)),
+        StoreError::Conflict => ApiError::new(
+            Code::AlreadyExists,
+            format!("somebody has the login {} or this oidc_subject", new.login),
+        ),
         other => other.into(),
     })?;
     audit(&mut tx, &resources, &caller, "user.create", &new.login, json!({ "role": new.role })).await?;
     let user = find(&mut tx, &new.login).await?.into();
     tx.commit().await?;
-    let temporary_password = temporary_until.map(|_| password);
+    let temporary_password = password.filter(|_| temporary_until.is_some());
     Ok((StatusCode::CREATED, Json(UserWithPassword { user, temporary_password })))
+}
+
+/// Issuer and subject of who logs in at the provider.
+fn oidc<'a>(resources: &'a Resources, new: &'a NewUser) -> ApiResult<Option<(&'a str, &'a str)>> {
+    let Some(subject) = new.oidc_subject.as_deref() else { return Ok(None) };
+    let issuer = resources.config.oidc.issuer.as_deref();
+    let issuer = issuer.ok_or_else(|| ApiError::invalid("oidc_subject: no OIDC provider is configured"))?;
+    if subject.is_empty() || subject.len() > 255 || new.password.is_some() {
+        return Err(ApiError::invalid("oidc_subject has 1 to 255 bytes, and goes without a password"));
+    }
+    Ok(Some((issuer, subject)))
 }
 
 async fn audit(
@@ -124,8 +149,11 @@ pub(crate) async fn reset_password(
 ) -> ApiResult<Json<UserWithPassword>> {
     let now = resources.clock.now();
     let mut tx = resources.db.read().await?;
-    find(&mut tx, &login).await?;
+    let row = find(&mut tx, &login).await?;
     tx.commit().await?;
+    if row.password_hash.is_none() {
+        return Err(ApiError::invalid(format!("{login} has no password; the OIDC provider does the login")));
+    }
     let (password, end) = password::temporary(now)?;
     let hash = resources.auth.hash_password(&password, resources.config.auth.bcrypt_cost).await?;
     let mut tx = resources.db.begin().await?;

@@ -12,11 +12,15 @@ const APP: &str = "/projects/shop/apps/web";
 /// Versions v1, v2, … with one file each that differs, a second apart.
 async fn with_versions(server: &TestServer, count: usize) {
     for i in 1..=count {
-        let content = format!("content of v{i}");
-        let files: [(&str, &[u8]); 2] = [("changes", content.as_bytes()), ("stays", b"the same")];
-        server.push_files("shop/web", &format!("v{i}"), &server.admin, &files).await.expect(201);
+        push(server, i).await;
         server.clock.advance(TimeDelta::seconds(1));
     }
+}
+
+async fn push(server: &TestServer, number: usize) {
+    let content = format!("content of v{number}");
+    let files: [(&str, &[u8]); 2] = [("changes", content.as_bytes()), ("stays", b"the same")];
+    server.push_files("shop/web", &format!("v{number}"), &server.admin, &files).await.expect(201);
 }
 
 fn names(page: &Value) -> Vec<&str> {
@@ -250,7 +254,39 @@ async fn versions_are_found_by_commit_and_content(db: TestDatabase) {
     assert!(yaml.contains("builder: build-01\n") && yaml.contains("git_commit: \"bbb\"\n"), "{yaml}");
 }
 
+/// Reads an event stream until it has told so many events: their ids and kinds.
+async fn events(server: &TestServer, after: &str, count: usize) -> Vec<(String, String)> {
+    let request = server.request(Method::GET, &format!("{APP}/events"), &server.admin);
+    let mut response = request.header("last-event-id", after).send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut text = String::new();
+    while text.matches("\n\n").count() < count {
+        text.push_str(std::str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    let value = |event: &str, key: &str| {
+        let line = event.lines().find_map(|line| line.strip_prefix(key));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    text.split("\n\n").take(count).map(|event| (value(event, "id:"), value(event, "event:"))).collect()
+}
+
+async fn an_event_stream_goes_on_where_it_was_left(db: TestDatabase) {
+    let server = TestServer::start(db).await;
+    server.make_app("shop", "web").await;
+    with_versions(&server, 1).await;
+    promote(&server, "v1").await;
+    let pair = |id: &str, kind: &str| (id.to_owned(), kind.to_owned());
+    assert_eq!(events(&server, "0", 2).await, [pair("1", "push"), pair("2", "promote")]);
+    assert_eq!(events(&server, "1", 1).await, [pair("2", "promote")]);
+    // What has not happened yet is waited for.
+    let (waited, ()) = tokio::join!(events(&server, "2", 1), push(&server, 2));
+    assert_eq!(waited, [pair("3", "push")]);
+    let wrong = server.request(Method::GET, &format!("{APP}/events"), &server.admin);
+    server.send(wrong.header("last-event-id", "x")).await.refused(400, "invalid_request");
+}
+
 on_both_databases! {
+    an_event_stream_goes_on_where_it_was_left,
     lists_end_where_the_data_ends,
     a_diff_says_what_changed,
     promote_moves_a_channel_and_rollback_moves_it_back,

@@ -195,6 +195,8 @@ pub struct Limits {
     pub version_size: ByteSize,
     /// How many downloads are sent at the same time; others wait.
     pub downloads: usize,
+    /// How many event streams are open at the same time; others wait.
+    pub event_streams: usize,
     /// The most connections at the same time; others wait.
     pub connections: usize,
     /// The most bytes of a manifest as it is sent.
@@ -306,6 +308,7 @@ impl Default for Limits {
             file_size: ByteSize(tree.file_size),
             version_size: ByteSize(tree.tree_size),
             downloads: 256,
+            event_streams: 1024,
             connections: 4096,
             manifest_size: ByteSize(1 << 30),
             manifest_cache: ByteSize(32 << 20),
@@ -385,6 +388,7 @@ impl Config {
         range("upload.streams", self.upload.streams as u64, 1, 1024);
         range("upload.publishing", self.upload.publishing as u64, 1, 64);
         range("limits.downloads", self.limits.downloads as u64, 1, 1024);
+        range("limits.event_streams", self.limits.event_streams as u64, 1, 1 << 16);
         range("limits.connections", self.limits.connections as u64, 16, 1 << 20);
         range("limits.version_size", self.limits.version_size.0, 1, 1 << 50);
         range("upload.put_files", self.upload.put_files.into(), 1, 100_000);

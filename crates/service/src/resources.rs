@@ -56,6 +56,8 @@ pub struct Resources {
     pub uploads: Turns,
     /// Turns for streams of content that go out.
     pub downloads: Turns,
+    /// Turns for streams of events.
+    pub event_streams: Turns,
     /// Turns for reading what is to be published.
     pub publishing: Turns,
     /// What `/metrics` prints.
@@ -86,6 +88,7 @@ impl Resources {
             jobs_queued: Arc::default(),
             uploads: Turns::new(config.upload.streams),
             downloads: Turns::new(config.limits.downloads),
+            event_streams: Turns::new(config.limits.event_streams),
             publishing: Turns::new(config.upload.publishing),
             config: Arc::new(config),
             db,

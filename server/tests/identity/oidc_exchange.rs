@@ -248,6 +248,7 @@ async fn a_policy_names_at_least_one_claim_and_one_scope(db: TestDatabase) {
     for bad in [
         with(&policy, "claims", json!({})),
         without(&policy, "claims"),
+        with(&policy, "claims", json!({ "sub": "*" })),
         with(&policy, "scopes", json!([])),
         with(&policy, "permissions", json!([])),
         with(&policy, "audience", ""),

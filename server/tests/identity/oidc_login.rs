@@ -193,6 +193,17 @@ async fn who_is_unknown_is_refused_without_sign_up(db: TestDatabase) {
     grace.log_in(&server, "/").await.expect(403);
     grace.is_nobody(&server, "unknown").await;
     server.get("/users/grace", &server.admin).await.refused(404, "not_found");
+    // Until an admin makes the account, by what the provider calls her.
+    let account = json!({ "login": "grace.h", "role": "none", "oidc_subject": "subject-g" });
+    let made = server.post("/users", &server.admin, account.clone()).await.expect(201).json();
+    assert!(made["temporary_password"].is_null(), "{made}");
+    server.post("/users/grace.h/password", &server.admin, json!({})).await.refused(400, "invalid_request");
+    location(&grace.log_in(&server, "/").await);
+    assert_eq!(grace.get(&server, "/whoami").await.expect(200).json()["id"], "grace.h");
+    let with_password = json!({ "login": "x", "oidc_subject": "s", "password": "correct horse battery" });
+    server.post("/users", &server.admin, with_password).await.refused(400, "invalid_request");
+    let twice = json!({ "login": "grace.i", "oidc_subject": "subject-g" });
+    server.post("/users", &server.admin, twice).await.refused(409, "already_exists");
 }
 
 async fn a_forged_id_token_opens_nothing(db: TestDatabase) {

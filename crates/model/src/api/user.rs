@@ -40,6 +40,9 @@ pub struct NewUser {
     /// Their password; without one a temporary one is made.
     #[serde(default)]
     pub password: Option<String>,
+    /// What the OIDC provider calls them (`sub`), for who logs in there and has no password here.
+    #[serde(default)]
+    pub oidc_subject: Option<String>,
 }
 
 /// Changes an account.

@@ -1,18 +1,22 @@
 //! Who calls: the principals of the matrix's columns, and the projects that they are bound in.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use chrono::TimeDelta;
+use kkartifact_model::api::oauth::{SUBJECT_TOKEN_TYPES, TOKEN_EXCHANGE};
+use kkartifact_testkit::oidc::OidcProvider;
 use kkartifact_testkit::{Answer, TestServer};
+use reqwest::redirect::Policy;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 /// The columns in order; `matrix.txt` says who is who.
-pub(super) const COLUMNS: &str = "axnvlpmAPqsRGT";
+pub(super) const COLUMNS: &str = "axnvlpmAPqswgRGT";
 
 /// The columns that have permissions in the world's own project only.
-const BOUND: &str = "vlpmAPqs";
+const BOUND: &str = "vlpmAPqswg";
 
 /// Everybody's password.
 pub(super) const PASSWORD: &str = "correct horse battery";
@@ -107,17 +111,53 @@ impl Credential {
 pub(super) struct Person {
     pub(super) login: String,
     pub(super) role: &'static str,
+    /// Where they log in, if not with a password.
+    pub(super) provider: Option<Arc<OidcProvider>>,
+}
+
+/// Shows redirects instead of following them.
+pub(super) fn browser() -> reqwest::Client {
+    reqwest::Client::builder().redirect(Policy::none()).build().unwrap()
+}
+
+/// The name and value that an answer sets as the first cookie that is not taken away.
+fn cookie_of(answer: &Answer) -> String {
+    let lines = answer.headers.get_all("set-cookie").into_iter().map(|line| line.to_str().unwrap());
+    let mut pairs = lines.filter_map(|line| line.split(';').next()).filter(|pair| !pair.ends_with('='));
+    pairs.next().unwrap_or_default().to_owned()
+}
+
+/// Logs in at the provider, in the group of a world's own project.
+async fn log_in_there(server: &TestServer, provider: &OidcProvider, login: &str) -> (Credential, String) {
+    let (subject, group) = login.split_once('.').unwrap();
+    provider.set_person(subject, login, "person@example.com", &[group]);
+    let browser = browser();
+    let start = format!("{}/api/v1/oidc/login", server.url);
+    let sent = server.send(browser.get(start)).await.expect(302);
+    let back = server.send(browser.get(sent.header("location"))).await;
+    let query = back.header("location").split_once('?').unwrap().1.to_owned();
+    let callback = format!("{}/api/v1/oidc/callback?{query}", server.url);
+    let done = server.send(browser.get(callback).header("cookie", cookie_of(&sent))).await.expect(302);
+    let cookie = cookie_of(&done);
+    let get = |path: &str| server.request(Method::GET, path, "").header("cookie", &cookie);
+    let me = server.send(get("/whoami")).await.expect(200).json();
+    let sessions = server.send(get("/sessions")).await.expect(200).json();
+    let session = sessions["items"].as_array().unwrap().iter().find(|one| one["current"] == true).unwrap();
+    (Credential::Cookie { cookie, csrf: text(&me["csrf_token"]) }, text(&session["id"]))
 }
 
 impl Person {
     pub(super) async fn make(server: &TestServer, role: &'static str) -> Self {
         let login = fresh("person");
         make(server, "/users", json!({ "login": login, "role": role, "password": PASSWORD })).await;
-        Self { login, role }
+        Self { login, role, provider: None }
     }
 
     /// Logs in once more: the new session's cookie and id.
     pub(super) async fn log_in(&self, server: &TestServer) -> (Credential, String) {
+        if let Some(provider) = &self.provider {
+            return log_in_there(server, provider, &self.login).await;
+        }
         let body = json!({ "login": self.login, "password": PASSWORD });
         let answer = server.post("/login", "", body).await;
         assert!(answer.status.is_success(), "{}: {}", self.login, answer.text());
@@ -199,6 +239,39 @@ async fn service_account(server: &TestServer, world: &World, permission: &str) -
     Credential::Bearer(text(&answer["access_token"])).into()
 }
 
+/// A job of the provider that a trust policy lets push in the project.
+async fn workload(server: &TestServer, provider: &OidcProvider, world: &World) -> Principal {
+    let name = fresh("policy");
+    let policy = json!({
+        "name": name, "issuer": provider.issuer(), "audience": "kkartifact", "claims": { "sub": "job:*" },
+        "permissions": ["push"], "scopes": [{ "project": world.own }],
+    });
+    make(server, "/trust-policies", policy).await;
+    let now = server.clock.now();
+    let job = provider.sign(&json!({
+        "iss": provider.issuer(), "aud": "kkartifact", "sub": "job:7", "iat": now.timestamp(),
+        "exp": (now + TimeDelta::minutes(5)).timestamp(),
+    }));
+    let form = [
+        ("grant_type", TOKEN_EXCHANGE),
+        ("subject_token_type", SUBJECT_TOKEN_TYPES[0]),
+        ("subject_token", &job),
+        ("policy", &name),
+    ];
+    let request = server.request(Method::POST, "/oauth/token", "").form(&form);
+    let answer = server.send(request).await.expect(200).json();
+    Credential::Bearer(text(&answer["access_token"])).into()
+}
+
+/// Somebody of the provider's whose group may promote in the project.
+async fn member(server: &TestServer, provider: &Arc<OidcProvider>, world: &World) -> Principal {
+    bind(server, &json!({ "group": world.own }), "promote", world).await;
+    let login = format!("{}.{}", fresh("member"), world.own);
+    let person = Person { login, role: "none", provider: Some(provider.clone()) };
+    let (credential, _) = person.log_in(server).await;
+    Principal { credential, person: Some(person) }
+}
+
 /// The personal token of somebody who may push in the project.
 async fn personal_token(server: &TestServer, world: &World) -> Principal {
     let person = Person::make(server, "none").await;
@@ -239,8 +312,15 @@ async fn dead(server: &TestServer) -> Vec<Principal> {
 }
 
 /// Makes the caller of a column, who is bound in this world if anywhere.
-async fn principal(server: &TestServer, world: &World, column: char) -> Principal {
+async fn principal(
+    server: &TestServer,
+    provider: &Arc<OidcProvider>,
+    world: &World,
+    column: char,
+) -> Principal {
     match column {
+        'w' => workload(server, provider, world).await,
+        'g' => member(server, provider, world).await,
         'n' => person(server, "none").await,
         'v' => app_token(server, world, "view").await,
         'l' => app_token(server, world, "pull").await,
@@ -267,22 +347,24 @@ pub(super) struct Stage<'a> {
     pub(super) client: ServiceAccount,
     /// The signing keys that callers' tokens depend on.
     pub(super) keys: Vec<String>,
+    provider: Arc<OidcProvider>,
     callers: BTreeMap<char, Vec<Principal>>,
 }
 
 impl<'a> Stage<'a> {
-    pub(super) async fn set(server: &'a TestServer) -> Self {
+    pub(super) async fn set(server: &'a TestServer, provider: OidcProvider) -> Self {
+        let provider = Arc::new(provider);
         // First, since nobody else's time may go by.
         let mut callers = BTreeMap::from([('x', dead(server).await)]);
         let world = World::make(server).await;
         world.fill(server).await;
         for column in COLUMNS.chars().filter(|column| *column != 'x') {
-            callers.insert(column, vec![principal(server, &world, column).await]);
+            callers.insert(column, vec![principal(server, &provider, &world, column).await]);
         }
         let visitor = Person::make(server, "none").await;
         let client = ServiceAccount::make(server).await;
         let keys = keys(server).await.into_iter().map(|(id, _)| id).collect();
-        Self { server, world, visitor, client, keys, callers }
+        Self { server, world, visitor, client, keys, provider, callers }
     }
 
     /// The callers of a column: all of them must get the same answer.
@@ -294,7 +376,8 @@ impl<'a> Stage<'a> {
     pub(super) async fn elsewhere(&self, column: char, caller: &Principal) -> (World, Principal) {
         let world = World::make(self.server).await;
         let bound = BOUND.contains(column);
-        let caller = if bound { principal(self.server, &world, column).await } else { caller.clone() };
+        let caller =
+            if bound { principal(self.server, &self.provider, &world, column).await } else { caller.clone() };
         (world, caller)
     }
 }

@@ -10,8 +10,8 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use super::principals::{
-    Credential, PASSWORD, Person, Principal, ServiceAccount, Stage, World, as_admin, fresh, keys, make,
-    promote_twice, text,
+    Credential, PASSWORD, Person, Principal, ServiceAccount, Stage, World, as_admin, browser, fresh, keys,
+    make, promote_twice, text,
 };
 
 /// The id of a session that nobody has.
@@ -108,7 +108,10 @@ async fn way_in(cell: &Cell<'_>) -> RequestBuilder {
         "bootstrap" => cell.call(&[]).json(&json!({ "secret": "spent long ago" })),
         "login" => cell.call(&[]).json(&json!({ "login": stage.visitor.login, "password": PASSWORD })),
         "oauth.token" => stage.client.ask(cell.call(&[])),
-        "oidc.login" => cell.call(&[]).query(&[("return_to", "/")]),
+        "oidc.login" => {
+            let (_, request) = cell.call(&[]).query(&[("return_to", "/")]).build_split();
+            RequestBuilder::from_parts(browser(), request.unwrap())
+        }
         "oidc.callback" => cell.call(&[]).query(&[("code", "code"), ("state", "state")]),
         "logout" => match cell.caller.session() {
             Some(person) => cell.call_with(&person.log_in(server).await.0, &[]),
@@ -118,6 +121,9 @@ async fn way_in(cell: &Cell<'_>) -> RequestBuilder {
             let change = json!({ "current": PASSWORD, "new": "another battery" });
             // It would end the caller's other sessions: somebody of the same role does it.
             let request = match cell.caller.session() {
+                Some(person) if person.provider.is_some() => {
+                    cell.call_with(&person.log_in(server).await.0, &[])
+                }
                 Some(person) => {
                     let double = Person::make(server, person.role).await;
                     cell.call_with(&double.log_in(server).await.0, &[])
