@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 
 use super::oauth::{Holder, Refusal, Wish, refuse};
 
+/// Strangers don't learn which issuers and policies there are.
+const UNPROVEN: &str = "subject_token is not one that a trusted issuer has signed for this server";
+
 /// The longest subject that is taken: it names the caller in every audit row.
 const MAX_SUBJECT: usize = 200;
 
@@ -28,7 +31,7 @@ pub(crate) async fn holder(resources: &Resources, wish: &Wish) -> Result<Holder,
     let wanted = |policy: &TrustPolicyRow| wish.policy.as_ref().is_none_or(|name| *name == policy.name);
     let policies: Vec<_> = policies.into_iter().filter(wanted).collect();
     if policies.is_empty() {
-        return Err(grant("no trust policy is for this issuer"));
+        return Err(grant(UNPROVEN));
     }
     let mut fitting: Option<(TrustPolicyRow, ForeignClaims)> = None;
     let mut why = "the claims of subject_token match no trust policy".to_owned();
@@ -44,6 +47,10 @@ pub(crate) async fn holder(resources: &Resources, wish: &Wish) -> Result<Holder,
             }
             Ok(_) => {}
             Err(ForeignError::Refused(reason)) => reason.clone_into(&mut why),
+            Err(ForeignError::Unproven(reason)) => {
+                tracing::info!(reason, issuer, policy = policy.name, "a token was not exchanged");
+                UNPROVEN.clone_into(&mut why);
+            }
             Err(ForeignError::Unreachable(error)) => {
                 tracing::warn!(%error, issuer, "the keys of an issuer can't be fetched");
                 return Err(refuse(

@@ -68,7 +68,7 @@ pub(crate) async fn login(
     };
     let mut tx = resources.db.begin().await?;
     // As it is now: others may have tried, or changed the password, meanwhile.
-    let user = tx.user(known.principal_id).await?.ok_or_else(refused)?;
+    let user = tx.locked_user(known.principal_id).await?.ok_or_else(refused)?;
     let may = is_open(&user) && user.password_hash == known.password_hash;
     let Some(session) = session.filter(|_| may) else {
         fail(&resources, tx, "login", &user, &context, right).await?;
@@ -244,7 +244,7 @@ pub(crate) async fn change_password(
     let new = resources.auth.hash_password(&change.new, resources.config.auth.bcrypt_cost).await?;
     let mut tx = resources.db.begin().await?;
     // As it is now: others may have guessed, or an admin set another one, meanwhile.
-    let fresh = tx.user(user.principal_id).await?;
+    let fresh = tx.locked_user(user.principal_id).await?;
     if !fresh.is_some_and(|fresh| fresh.password_hash == user.password_hash && !fresh.is_locked(now)) {
         return Err(wrong());
     }

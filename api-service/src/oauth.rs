@@ -69,7 +69,10 @@ pub(crate) async fn token(
         Ok(answer) => no_store(axum::Json(answer).into_response()),
         Err(Refusal::Ours(error)) => error.into_response(),
         Err(Refusal::Oauth(code, why)) => {
-            let guessed = matches!(code, OauthCode::InvalidClient | OauthCode::InvalidGrant);
+            let guessed = matches!(
+                code,
+                OauthCode::InvalidClient | OauthCode::InvalidGrant | OauthCode::TemporarilyUnavailable
+            );
             if guessed && let Err(held) = resources.auth.rates().guess(context.ip()) {
                 return held.into_response();
             }

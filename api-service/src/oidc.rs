@@ -16,7 +16,7 @@ use kkartifact_service::http::extract::Query;
 use kkartifact_service::oidc::{ForeignClaims, ForeignError};
 use kkartifact_service::outbound::json;
 use kkartifact_service::{ApiError, ApiResult, Resources, password, secret};
-use kkartifact_store::{NewUserRow, StoreError, Tx, UserRow};
+use kkartifact_store::{NewUserRow, StoreError, UserRow};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -167,7 +167,7 @@ pub(crate) async fn callback(
     let client = &resources.config.oidc.client_id;
     let claims = resources.providers.verify(&id_token, issuer, client, now).await;
     let claims = claims.map_err(|error| match error {
-        ForeignError::Refused(why) => refused(why),
+        ForeignError::Refused(why) | ForeignError::Unproven(why) => refused(why),
         other @ ForeignError::Unreachable(_) => unreachable(other),
     })?;
     check_id_token(&claims, &pending.nonce, client)?;
@@ -175,6 +175,10 @@ pub(crate) async fn callback(
     let user = person(&resources, issuer, &claims).await?;
     let session = sessions::prepare(&resources, &user, &context, &headers).await?;
     let mut tx = resources.db.begin().await?;
+    let now_disabled = tx.locked_user(user.principal_id).await?.is_none_or(|row| row.disabled_at.is_some());
+    if now_disabled {
+        return Err(refused("the account is disabled"));
+    }
     tx.set_groups(user.principal_id, &groups(&resources, &claims)).await?;
     enter(&resources, &mut tx, &user, &session, &context, "oidc.login").await?;
     tx.commit().await?;
@@ -241,12 +245,14 @@ async fn person(resources: &Resources, issuer: &str, claims: &ForeignClaims) -> 
     if subject.is_empty() || subject.len() > 255 || subject.contains('\0') {
         return Err(refused("the provider did not say who you are"));
     }
-    let mut tx = resources.db.begin().await?;
-    let user = match tx.find_oidc_user(issuer, subject).await? {
+    let mut tx = resources.db.read().await?;
+    let known = tx.find_oidc_user(issuer, subject).await?;
+    tx.commit().await?;
+    let user = match known {
         Some(user) => user,
         None if resources.config.oidc.sign_up => {
             let login = text(&resources.config.oidc.login_claim).to_lowercase();
-            sign_up(resources, tx, &login, issuer, subject).await?
+            sign_up(resources, &login, issuer, subject).await?
         }
         None => {
             let message = "you have no account here; ask an admin";
@@ -259,17 +265,12 @@ async fn person(resources: &Resources, issuer: &str, claims: &ForeignClaims) -> 
     Ok(user)
 }
 
-async fn sign_up(
-    resources: &Resources,
-    mut tx: Tx,
-    login: &str,
-    issuer: &str,
-    subject: &str,
-) -> ApiResult<UserRow> {
+async fn sign_up(resources: &Resources, login: &str, issuer: &str, subject: &str) -> ApiResult<UserRow> {
     if password::check_login(login).is_err() {
         return Err(refused("the provider's name for you can't be a login here; ask an admin"));
     }
     let now = resources.clock.now();
+    let mut tx = resources.db.begin().await?;
     let oidc = Some((issuer, subject));
     let row = NewUserRow { login, role: Role::None, password_hash: None, temporary_until: None, oidc };
     let id = tx.insert_user(&row, now).await.map_err(|error| match error {

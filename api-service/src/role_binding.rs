@@ -35,6 +35,8 @@ pub(crate) async fn create(
     }
     let now = resources.clock.now();
     let mut tx = resources.db.begin().await?;
+    // As they are now: the body may have taken its time.
+    let caller = resources.auth.again(&mut tx, &caller, now).await?;
     let (project, app) = resolve(&mut tx, &caller, Permission::Admin, &new.scope).await?;
     if !caller.holds(new.permissions, project, app) {
         let message = "nobody can give what they don't have";
@@ -93,6 +95,7 @@ pub(crate) async fn delete(
 ) -> ApiResult<StatusCode> {
     let hidden = || ApiError::not_found(&format!("role binding {}", id.0));
     let mut tx = resources.db.begin().await?;
+    let caller = resources.auth.again(&mut tx, &caller, resources.clock.now()).await?;
     let row = tx.find_binding(id).await?.ok_or_else(hidden)?;
     let object = Object::of(row.binding.project_id, row.binding.app_id);
     if !caller.grants().permissions(object).contains(Permission::Admin) {

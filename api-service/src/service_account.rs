@@ -69,7 +69,8 @@ pub(crate) async fn create(
     let end = end(new.secret_days, now)?;
     let client_id = format!("sa_{}_{}", new.name, readable::<5>(secret::random()?));
     let client_secret = secret::new_client_secret()?;
-    let hash = secret::hash(client_secret.secret(), resources.config.auth.bcrypt_cost).await?;
+    let hash =
+        resources.auth.hash_password(client_secret.secret(), resources.config.auth.bcrypt_cost).await?;
     let mut tx = resources.db.begin().await?;
     let caller = still_admin(&resources, &mut tx, &caller).await?;
     tx.insert_service_account(&new.name, &client_id, &hash, end, now).await?;
@@ -101,6 +102,7 @@ pub(crate) async fn update(
 ) -> ApiResult<Json<ServiceAccount>> {
     let now = resources.clock.now();
     let mut tx = resources.db.begin().await?;
+    let caller = still_admin(&resources, &mut tx, &caller).await?;
     let row = find(&mut tx, &id).await?;
     tx.set_disabled(row.principal_id, change.disabled, now).await?;
     let detail = json!({ "disabled": change.disabled });
@@ -120,7 +122,8 @@ pub(crate) async fn rotate(
     let now = resources.clock.now();
     let end = end(new.secret_days, now)?;
     let client_secret = secret::new_client_secret()?;
-    let hash = secret::hash(client_secret.secret(), resources.config.auth.bcrypt_cost).await?;
+    let hash =
+        resources.auth.hash_password(client_secret.secret(), resources.config.auth.bcrypt_cost).await?;
     let mut tx = resources.db.begin().await?;
     let caller = still_admin(&resources, &mut tx, &caller).await?;
     let row = find(&mut tx, &id).await?;

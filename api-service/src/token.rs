@@ -6,7 +6,7 @@ use http::StatusCode;
 use kkartifact_model::api::access::Scope;
 use kkartifact_model::api::page::Page;
 use kkartifact_model::api::token::{CreatedToken, NewToken, Token};
-use kkartifact_model::{Code, Permission};
+use kkartifact_model::{Code, Permission, Permissions};
 use kkartifact_service::http::extract::{Json, NamedToken, Paging, Query};
 use kkartifact_service::{ApiError, ApiResult, Caller, Resources, secret};
 use kkartifact_store::{AppId, NewAudit, NewTokenRow, Outcome, ProjectId, Tx};
@@ -29,16 +29,9 @@ pub(crate) async fn create(
     let scopes = scopes(&resources, &caller, &new).await?;
     // Expensive on purpose: only for those who may, and not while the database waits.
     let token = secret::new_token()?;
-    let hash = secret::hash(token.secret(), resources.config.auth.bcrypt_cost).await?;
+    let hash = resources.auth.hash_password(token.secret(), resources.config.auth.bcrypt_cost).await?;
 
     let mut tx = resources.db.begin().await?;
-    // As they are now: who was revoked while the hash was made leaves nothing behind.
-    let caller = resources.auth.again(&mut tx, &caller, now).await?;
-    for (project, app) in &scopes {
-        if !caller.holds(new.permissions, *project, *app) {
-            return Err(too_much());
-        }
-    }
     let row = NewTokenRow {
         name: &new.name,
         token_id: token.id(),
@@ -51,6 +44,15 @@ pub(crate) async fn create(
         scopes: &scopes,
     };
     tx.insert_token(&row, now).await?;
+    // As they are now: who was revoked while the hash was made leaves nothing behind. After the row that waits for a
+    // revocation in progress.
+    let caller = resources.auth.again(&mut tx, &caller, now).await?;
+    let needed = if new.personal { Permissions::default() } else { Permissions::ALL };
+    for (project, app) in &scopes {
+        if !caller.holds(new.permissions.union(needed), *project, *app) {
+            return Err(too_much());
+        }
+    }
     let audit = NewAudit {
         action: "token.create",
         project: project_of(&new.scopes),
@@ -133,6 +135,8 @@ async fn scopes(
         scopes.push((project, app));
     }
     tx.commit().await?;
+    scopes.sort_unstable();
+    scopes.dedup();
     Ok(scopes)
 }
 
@@ -187,7 +191,16 @@ pub(crate) async fn revoke(
     let row = tx.find_managed_token(&id, caller.principal, &reach).await?.ok_or_else(hidden)?;
     let admins = tx.count_admins(now).await?;
     let revoked = tx.revoke_token(&id, now).await?;
-    let made = if revocation.made { tx.revoke_made(row.principal_id, now).await? } else { 0 };
+    let mut made = 0;
+    if revocation.made {
+        // Again and again: what was being made meanwhile is there the next time.
+        loop {
+            match tx.revoke_made(row.principal_id, now).await? {
+                0 => break,
+                more => made += more,
+            }
+        }
+    }
     require_admin_left(&mut tx, admins, now).await?;
     let info = tx.token_info(row.clone()).await?;
     if revoked || made > 0 {

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::scope::resolve;
 use super::service_account::check_name;
+use super::user::still_admin;
 
 const MAX_CLAIMS: usize = 20;
 const MAX_SCOPES: usize = 100;
@@ -78,6 +79,7 @@ pub(crate) async fn create(
     check(&resources, &new)?;
     let now = resources.clock.now();
     let mut tx = resources.db.begin().await?;
+    let caller = still_admin(&resources, &mut tx, &caller).await?;
     let mut scopes = Vec::with_capacity(new.scopes.len());
     for scope in &new.scopes {
         scopes.push(resolve(&mut tx, &caller, Permission::Admin, scope).await?);
@@ -117,6 +119,7 @@ pub(crate) async fn update(
 ) -> ApiResult<Json<TrustPolicy>> {
     let now = resources.clock.now();
     let mut tx = resources.db.begin().await?;
+    let caller = still_admin(&resources, &mut tx, &caller).await?;
     let row = find(&mut tx, &name).await?;
     tx.set_disabled(row.principal_id, change.disabled, now).await?;
     let detail = json!({ "name": name, "disabled": change.disabled });

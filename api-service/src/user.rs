@@ -122,6 +122,8 @@ pub(crate) async fn update(
 ) -> ApiResult<Json<User>> {
     let now = resources.clock.now();
     let mut tx = resources.db.begin().await?;
+    // The body may have taken its time.
+    let caller = still_admin(&resources, &mut tx, &caller).await?;
     let row = find(&mut tx, &login).await?;
     let admins = tx.count_admins(now).await?;
     if let Some(role) = change.role {
@@ -161,6 +163,7 @@ pub(crate) async fn reset_password(
     let row = find(&mut tx, &login).await?;
     tx.set_password(row.principal_id, &hash, Some(end), now).await?;
     tx.revoke_sessions(row.principal_id, None, now).await?;
+    tx.next_generation(row.principal_id).await?;
     audit(&mut tx, &resources, &caller, "user.reset_password", &login, json!({})).await?;
     let user = find(&mut tx, &login).await?.into();
     tx.commit().await?;

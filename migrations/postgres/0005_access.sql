@@ -18,6 +18,12 @@ ALTER TABLE user_account ADD COLUMN password_temporary_until TIMESTAMPTZ;
 -- As the provider named them at the last login.
 ALTER TABLE user_account ADD COLUMN oidc_groups JSONB NOT NULL DEFAULT '[]';
 
+-- Of one subject in one scope there is one binding.
+DELETE FROM role_binding WHERE id NOT IN (
+    SELECT MIN(id) FROM role_binding GROUP BY principal_id, oidc_group, project_id, app_id, permissions);
+CREATE UNIQUE INDEX role_binding_once ON role_binding
+    (COALESCE(principal_id, 0), COALESCE(oidc_group, ''), COALESCE(project_id, 0), COALESCE(app_id, 0));
+
 DROP TABLE session;
 CREATE TABLE session (
     seq BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

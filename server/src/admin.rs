@@ -54,12 +54,19 @@ async fn find(tx: &mut Tx, login: &str) -> ApiResult<UserRow> {
 
 async fn reset_password(resources: &Resources, login: &str, admin: bool) -> ApiResult<()> {
     let now = resources.clock.now();
+    let mut tx = resources.db.read().await?;
+    let user = find(&mut tx, login).await?;
+    tx.commit().await?;
+    if user.password_hash.is_none() {
+        return Err(ApiError::internal(format!("{login} has no password; the OIDC provider does the login")));
+    }
     let (made, end) = password::temporary(now)?;
     let hash = resources.auth.hash_password(&made, resources.config.auth.bcrypt_cost).await?;
     let mut tx = resources.db.begin().await?;
     let user = find(&mut tx, login).await?;
     tx.set_password(user.principal_id, &hash, Some(end), now).await?;
     tx.revoke_sessions(user.principal_id, None, now).await?;
+    tx.next_generation(user.principal_id).await?;
     if admin {
         tx.set_role(user.principal_id, Role::Admin).await?;
         tx.set_disabled(user.principal_id, false, now).await?;

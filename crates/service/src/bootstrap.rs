@@ -19,20 +19,22 @@ const FIRST_TOKEN: &str = "first-admin";
 /// A new one-time secret, unless one has been spent. An earlier one that was not spent stops working: whoever
 /// starts the server gets a secret that they can read.
 pub async fn prepare(resources: &Resources) -> ApiResult<Option<String>> {
+    let (secret, value) = new(resources).await?;
     let mut tx = resources.db.begin().await?;
     if tx.setting(DONE).await?.is_some() {
         return Ok(None);
     }
-    let secret = put(resources, &mut tx).await?;
+    tx.put_setting(SETTING, &value, resources.clock.now()).await?;
     tx.commit().await?;
     Ok(Some(secret))
 }
 
 /// A new one-time secret though one was spent: for whoever lost the last way in.
 pub async fn again(resources: &Resources) -> ApiResult<String> {
+    let (secret, value) = new(resources).await?;
     let mut tx = resources.db.begin().await?;
     tx.take_setting(DONE).await?;
-    let secret = put(resources, &mut tx).await?;
+    tx.put_setting(SETTING, &value, resources.clock.now()).await?;
     let row = NewAudit { action: "bootstrap.secret", ..NewAudit::default() };
     let actor = Actor::system("command line", resources.auth.audit_key());
     tx.audit(&actor, Outcome::Done, &row, resources.clock.now()).await?;
@@ -40,12 +42,11 @@ pub async fn again(resources: &Resources) -> ApiResult<String> {
     Ok(secret)
 }
 
-async fn put(resources: &Resources, tx: &mut Tx) -> ApiResult<String> {
+/// A secret, and what is kept of it. Before a transaction: others would wait for the hash.
+async fn new(resources: &Resources) -> ApiResult<(String, serde_json::Value)> {
     let secret = secret::new_secret()?;
     let hash = secret::hash(&secret, resources.config.auth.bcrypt_cost).await?;
-    let value = serde_json::json!({ "hash": hash });
-    tx.put_setting(SETTING, &value, resources.clock.now()).await?;
-    Ok(secret)
+    Ok((secret, serde_json::json!({ "hash": hash })))
 }
 
 /// What the secret was spent for.
@@ -93,8 +94,8 @@ pub async fn spend(resources: &Resources, wish: &Bootstrap, context: &RequestCon
         None => None,
     };
     let mut tx = resources.db.begin().await?;
-    // Of two that spend it at once, one does.
-    if !tx.take_setting(SETTING).await? {
+    // Of two that spend it at once, one does; and only the one that was compared.
+    if tx.setting(SETTING).await?.as_ref() != Some(&stored) || !tx.take_setting(SETTING).await? {
         return Err(wrong());
     }
     tx.put_setting(DONE, &serde_json::json!(true), now).await?;

@@ -407,8 +407,10 @@ impl Config {
 
     fn check_urls(&self, mistakes: &mut Vec<String>) {
         let web = |url: &str| {
-            reqwest::Url::parse(url).is_ok_and(|url| {
-                matches!(url.scheme(), "http" | "https") && url.path() == "/" && url.query().is_none()
+            // Word for word: it is compared as text, here and by others.
+            reqwest::Url::parse(url).is_ok_and(|parsed| {
+                matches!(parsed.scheme(), "http" | "https")
+                    && parsed.origin().ascii_serialization() == url.trim_end_matches('/')
             })
         };
         if self.server.public_url.as_deref().is_some_and(|url| !web(url)) {
@@ -521,6 +523,31 @@ mod tests {
         for part in ["server.listen", "bcrypt_cost is 99", "4 parsecs", "databse", "postgres://", "speed"] {
             assert!(error.contains(part), "{part} not in {error}");
         }
+    }
+
+    #[test]
+    fn urls_are_origins_word_for_word_and_addresses_are_checked() {
+        let server = |key: &str| load(&format!("[server]\n{key}"));
+        assert!(server("public_url = 'https://releases.example.com/'").unwrap().is_https());
+        for bad in [
+            "HTTPS://x.example",
+            "https://x.example/path",
+            "https://u@x.example",
+            "ftp://x.example",
+            "x.example",
+        ] {
+            let error = server(&format!("public_url = '{bad}'")).unwrap_err().to_string();
+            assert!(error.contains("server.public_url"), "{bad}: {error}");
+        }
+        assert!(server("cors_origins = ['https://ui.example.com']").is_ok());
+        assert!(server("cors_origins = ['https://ui.example.com/']").is_err());
+        assert!(server("cors_origins = ['*']").is_err());
+        assert!(server("trusted_proxies = ['10.0.0.0/8']").is_ok());
+        assert!(server("trusted_proxies = ['everybody']").is_err());
+        let error = load("[oidc]\nissuer = 'https://id.example.com'\n[outbound]\nallow = ['Not a host']\n")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("needs server.public_url") && error.contains("Not a host"), "{error}");
     }
 
     #[test]

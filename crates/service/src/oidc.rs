@@ -44,9 +44,12 @@ pub enum ForeignError {
     /// The issuer can't be asked.
     #[error(transparent)]
     Unreachable(#[from] OutboundError),
-    /// The token is not good, and why.
+    /// The token is its issuer's and yet not good, and why.
     #[error("{0}")]
     Refused(&'static str),
+    /// Nothing shows that the token is its issuer's. Who sent it is to learn no more than that.
+    #[error("{0}")]
+    Unproven(&'static str),
 }
 
 /// What an issuer says of itself.
@@ -128,9 +131,11 @@ impl Providers {
         }
         if self.asked_again.get(issuer).is_none_or(|last| now - last >= PAUSE) {
             self.asked_again.insert(issuer.to_owned(), now);
-            self.known.invalidate(issuer).await;
+            // What is known stays until there is something better.
+            let fresh = self.fetch(issuer).await?;
+            self.known.insert(issuer.to_owned(), fresh).await;
         }
-        let unknown = ForeignError::Refused("the token is signed by a key that its issuer does not list");
+        let unknown = ForeignError::Unproven("the token is signed by a key that its issuer does not list");
         find(&self.issuer(issuer).await?.keys, id).ok_or(unknown)
     }
 
@@ -142,14 +147,14 @@ impl Providers {
         audience: &str,
         now: DateTime<Utc>,
     ) -> Result<ForeignClaims, ForeignError> {
-        let malformed = ForeignError::Refused("the token can't be read");
+        let malformed = ForeignError::Unproven("the token can't be read");
         let header = jsonwebtoken::decode_header(token).map_err(|_| malformed)?;
         if !ALGORITHMS.contains(&header.alg) {
-            return Err(ForeignError::Refused("the token's algorithm is not one that is accepted"));
+            return Err(ForeignError::Unproven("the token's algorithm is not one that is accepted"));
         }
         let jwk = self.key(issuer, header.kid.as_deref(), now).await?;
         let key = DecodingKey::from_jwk(&jwk)
-            .map_err(|_| ForeignError::Refused("the issuer's key is of a kind that is not accepted"))?;
+            .map_err(|_| ForeignError::Unproven("the issuer's key is of a kind that is not accepted"))?;
         // The library refuses an algorithm that does not go with the key's family.
         let mut validation = Validation::new(header.alg);
         validation.set_issuer(&[issuer]);
@@ -158,7 +163,7 @@ impl Providers {
         validation.validate_exp = false;
         validation.validate_nbf = false;
         let claims = jsonwebtoken::decode::<ForeignClaims>(token, &key, &validation)
-            .map_err(|_| ForeignError::Refused("signature, issuer or audience of the token is wrong"))?
+            .map_err(|_| ForeignError::Unproven("signature, issuer or audience of the token is wrong"))?
             .claims;
         check_times(&claims, now)?;
         Ok(claims)

@@ -242,17 +242,25 @@ macro_rules! columns {
 }
 pub(crate) use columns;
 
+// A filter that is absent is NULL, and so is what it is compared with.
+macro_rules! filtered {
+    () => {
+        "AND (CAST($3 AS TEXT) IS NULL OR app = $3) AND (CAST($4 AS TEXT) IS NULL OR version = $4)
+        AND (CAST($5 AS TEXT) IS NULL OR actor_name = $5) AND (CAST($6 AS TEXT) IS NULL OR action = $6)
+        AND (CAST($7 AS TEXT) IS NULL OR substr(action, 1, length($7)) = $7)
+        AND (CAST($8 AS TEXT) IS NULL OR outcome = $8) AND (CAST($9 AS TEXT) IS NULL OR address = $9)
+        AND (CAST($10 AS TEXT) IS NULL OR request_id = $10) AND at >= $11 AND at < $12
+        ORDER BY id DESC LIMIT $13"
+    };
+}
+
 statements! {
     INSERT = "INSERT INTO audit (at, actor_id, actor_kind, actor_name, action, outcome, times, project, app, version,
             agent_id, host, address, request_id, detail, nonce, mac)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
     LATEST = concat!(columns!(), "ORDER BY id DESC LIMIT $1");
-    // A filter that is absent is NULL, and so is what it is compared with.
-    LIST = concat!(columns!(), "WHERE id < $1 AND (CAST($2 AS TEXT) IS NULL OR project = $2) AND (CAST($3 AS TEXT) IS NULL OR app = $3)
-        AND (CAST($4 AS TEXT) IS NULL OR version = $4) AND (CAST($5 AS TEXT) IS NULL OR actor_name = $5)
-        AND (CAST($6 AS TEXT) IS NULL OR action = $6) AND (CAST($7 AS TEXT) IS NULL OR substr(action, 1, length($7)) = $7)
-        AND (CAST($8 AS TEXT) IS NULL OR outcome = $8) AND (CAST($9 AS TEXT) IS NULL OR address = $9) AND (CAST($10 AS TEXT) IS NULL OR request_id = $10)
-        AND at >= $11 AND at < $12 ORDER BY id DESC LIMIT $13");
+    LIST = concat!(columns!(), "WHERE id < $1 AND CAST($2 AS TEXT) IS NULL ", filtered!());
+    LIST_OF_PROJECT = concat!(columns!(), "WHERE id < $1 AND project = $2 ", filtered!());
 }
 
 impl Tx {
@@ -328,10 +336,12 @@ impl Tx {
         let cursor = |time: Option<DateTime<Utc>>, open: DateTime<Utc>| {
             Cursor { at: time.unwrap_or(open), id: 0 }.time()
         };
+        // A statement of its own: the index is of use to it only so.
+        let statement = if filter.project.is_some() { LIST_OF_PROJECT } else { LIST };
         let rows = fetch_all!(
             self,
             AuditRow,
-            LIST,
+            statement,
             filter.before.unwrap_or(i64::MAX),
             filter.project.as_deref(),
             filter.app.as_deref(),

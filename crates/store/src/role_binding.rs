@@ -161,7 +161,9 @@ macro_rules! within {
 
 statements! {
     BIND = "INSERT INTO role_binding (principal_id, oidc_group, permissions, project_id, app_id, created_at)
-        VALUES ($1, $2, $3, $4, $5, $6) RETURNING id";
+        VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (COALESCE(principal_id, 0), COALESCE(oidc_group, ''), COALESCE(project_id, 0), COALESCE(app_id, 0))
+        DO UPDATE SET permissions = role_binding.permissions | EXCLUDED.permissions RETURNING id";
     OF = "SELECT b.permissions, b.project_id, b.app_id, p.name AS project, a.name AS app
         FROM role_binding b LEFT JOIN project p ON p.id = b.project_id LEFT JOIN app a ON a.id = b.app_id
         WHERE b.principal_id = $1 OR b.oidc_group IN (SELECT value FROM json_each($2))
@@ -174,7 +176,7 @@ statements! {
 }
 
 impl Tx {
-    /// Gives a role.
+    /// Gives a role; to who has one there, in addition.
     pub async fn insert_binding(
         &mut self,
         subject: BindingSubject<'_>,

@@ -30,6 +30,8 @@ pub struct TokenRow {
     pub expires_at: Option<DateTime<Utc>>,
     /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
+    /// When the token itself was disabled.
+    pub disabled_at: Option<DateTime<Utc>>,
     /// Who answers for it: never may it more than they.
     pub owner_id: Option<PrincipalId>,
     /// What people call its owner.
@@ -46,6 +48,7 @@ impl TokenRow {
     /// Whether the token may be used at `now`.
     pub fn is_valid(&self, now: DateTime<Utc>) -> bool {
         self.revoked_at.is_none()
+            && self.disabled_at.is_none()
             && self.owner_disabled_at.is_none()
             && self.expires_at.is_none_or(|end| now < end)
     }
@@ -92,7 +95,7 @@ pub struct NewTokenRow<'a> {
 macro_rules! columns {
     () => {
         "SELECT t.principal_id, t.token_id, p.name, t.secret_hash, p.created_at, t.expires_at, t.revoked_at,
-            t.owner_id, o.name AS owner_name, o.disabled_at AS owner_disabled_at, m.name AS maker_name, t.personal "
+            p.disabled_at, t.owner_id, o.name AS owner_name, o.disabled_at AS owner_disabled_at, m.name AS maker_name, t.personal "
     };
 }
 macro_rules! tables {
@@ -123,6 +126,12 @@ statements! {
         ORDER BY p.created_at DESC, p.id DESC LIMIT $7 OFFSET $8");
     COUNT = concat!("SELECT COUNT(*) ", tables!(), managed!());
     REVOKE = "UPDATE api_token SET revoked_at = $2 WHERE token_id = $1 AND revoked_at IS NULL";
+    // Whoever makes a token holds its maker's row: this waits for them.
+    LOCK_MADE_POSTGRES = "SELECT p.id FROM principal p WHERE p.id = $1 OR p.id IN (
+        WITH RECURSIVE made (id) AS (
+            SELECT principal_id FROM api_token WHERE made_by = $1
+            UNION SELECT t.principal_id FROM api_token t JOIN made ON t.made_by = made.id)
+        SELECT id FROM made) ORDER BY p.id FOR UPDATE";
     REVOKE_MADE = "UPDATE api_token SET revoked_at = $2 WHERE revoked_at IS NULL AND principal_id IN (
         WITH RECURSIVE made (id) AS (
             SELECT principal_id FROM api_token WHERE made_by = $1
@@ -226,6 +235,9 @@ impl Tx {
 
     /// Revokes every token that was made with a credential, directly or not; how many.
     pub async fn revoke_made(&mut self, by: PrincipalId, now: DateTime<Utc>) -> Result<u64, StoreError> {
+        if matches!(self, Self::Postgres(_)) {
+            execute!(self, LOCK_MADE_POSTGRES, by)?;
+        }
         execute!(self, REVOKE_MADE, by, now)
     }
 }

@@ -93,6 +93,7 @@ statements! {
         VALUES ($1, $2, $3, $4, $5, $6, $7, '[]', 0)";
     BY_LOGIN = concat!(columns!(), "WHERE u.login = $1");
     BY_ID = concat!(columns!(), "WHERE u.principal_id = $1");
+    LOCK_POSTGRES = "SELECT principal_id FROM user_account WHERE principal_id = $1 FOR UPDATE";
     BY_SUBJECT = concat!(columns!(), "WHERE u.oidc_issuer = $1 AND u.oidc_subject = $2");
     LIST = concat!(columns!(), "WHERE (p.created_at, p.id) < ($1, $2)
         ORDER BY p.created_at DESC, p.id DESC LIMIT $3 OFFSET $4");
@@ -134,6 +135,14 @@ impl Tx {
     /// The person of this principal.
     pub async fn user(&mut self, id: PrincipalId) -> Result<Option<UserRow>, StoreError> {
         fetch_optional!(self, UserRow, BY_ID, id)
+    }
+
+    /// The person of this principal, whom nobody else changes until the transaction ends.
+    pub async fn locked_user(&mut self, id: PrincipalId) -> Result<Option<UserRow>, StoreError> {
+        if matches!(self, Self::Postgres(_)) {
+            execute!(self, LOCK_POSTGRES, id)?;
+        }
+        self.user(id).await
     }
 
     /// The person whom an OIDC provider calls this.

@@ -132,6 +132,20 @@ async fn a_list_of_roles_shows_and_ends_only_what_one_administers(db: TestDataba
 }
 
 /// What a token may is fixed when it is made: else the token's list would say one thing and the bindings another.
+/// Else an admin of one project could fill up what is read of a group, and switch off its other roles.
+async fn a_subject_has_one_binding_in_a_scope_however_often_it_is_given(db: TestDatabase) {
+    let server = shop(db).await;
+    let (group, scope) = (json!({ "group": "release-team" }), json!({ "project": "shop" }));
+    let first = bind(&server, &group, &["pull"], &scope).await;
+    for _ in 0..3 {
+        assert_eq!(bind(&server, &group, &["push"], &scope).await, first);
+    }
+    let all = server.get("/role-bindings", &server.admin).await.expect(200).json();
+    assert_eq!(all["total"], 1, "{all}");
+    assert_eq!(all["items"][0]["permissions"], json!(["view", "pull", "push"]));
+    assert_ne!(bind(&server, &group, &["push"], &json!({ "project": "shop", "app": "web" })).await, first);
+}
+
 async fn what_a_token_may_is_not_changed_by_bindings(db: TestDatabase) {
     let server = shop(db).await;
     let token = server.token(&["view"], "shop").await;
@@ -208,6 +222,7 @@ on_both_databases! {
     a_projects_admin_gives_roles_there_and_nowhere_else,
     who_is_not_admin_there_gives_nothing_also_not_to_themselves,
     a_list_of_roles_shows_and_ends_only_what_one_administers,
+    a_subject_has_one_binding_in_a_scope_however_often_it_is_given,
     what_a_token_may_is_not_changed_by_bindings,
     a_role_names_one_subject_and_a_scope_that_is_there,
 }

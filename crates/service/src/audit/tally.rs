@@ -74,77 +74,79 @@ impl Deed {
         }
     }
 
+    /// One for all that are too many: refusals by nobody in particular, reads still by their actor.
+    fn of_several(self) -> Self {
+        if self.reads {
+            return Self { address: None, version: None, ..self };
+        }
+        let name = "several".to_owned();
+        Self { actor: None, kind: "anonymous", name, address: None, project: None, app: None, ..self }
+    }
+
     pub(crate) fn reads_content(&self) -> bool {
         self.reads
     }
 }
 
-/// What has been counted and not yet written.
+type Counts = HashMap<(Deed, Option<Code>), u32>;
+
+/// What has been counted and not yet written. Refusals can't push reads out of sight.
 #[derive(Default)]
-pub struct Tally(Mutex<HashMap<(Deed, Option<Code>), u32>>);
+pub struct Tally {
+    refusals: Mutex<Counts>,
+    reads: Mutex<Counts>,
+}
 
 impl Tally {
-    /// Counts a refusal.
+    /// Counts a refusal. What version it would have been about, anybody can make up.
     pub(crate) fn refused(&self, deed: Deed, code: Code) {
         metrics::counter!("kkartifact_refusals_total", "code" => code.as_str()).increment(1);
-        self.count(deed, Some(code));
+        count(&self.refusals, (Deed { version: None, ..deed }, Some(code)), 1);
     }
 
     /// Counts a read of content.
     pub(crate) fn read(&self, deed: Deed) {
-        self.count(deed, None);
+        count(&self.reads, (deed, None), 1);
     }
 
-    fn count(&self, deed: Deed, code: Option<Code>) {
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut key = (deed, code);
-        if counted.len() >= MOST && !counted.contains_key(&key) {
-            let (deed, code) = key;
-            let name = "several".to_owned();
-            key = (
-                Deed {
-                    actor: None,
-                    kind: "anonymous",
-                    name,
-                    address: None,
-                    project: None,
-                    app: None,
-                    version: None,
-                    ..deed
-                },
-                code,
-            );
-        }
-        let times = counted.entry(key).or_default();
-        *times = times.saturating_add(1);
-    }
-
-    /// Writes what has been counted. What can't be written now stays counted.
+    /// Writes what has been counted up to now. What can't be written stays counted.
     pub async fn flush(&self, resources: &Resources) -> ApiResult<()> {
-        loop {
-            let some: Vec<_> = {
-                let counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                counted.iter().take(BATCH).map(|(key, times)| (key.clone(), *times)).collect()
-            };
-            if some.is_empty() {
-                return Ok(());
-            }
-            let mut tx = resources.db.begin().await?;
-            for ((deed, code), times) in &some {
-                let (actor, row, outcome) = written(deed, *code, *times, resources.auth.audit_key());
-                tx.audit(&actor, outcome, &row, resources.clock.now()).await?;
-            }
-            tx.commit().await?;
-            let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            for (key, times) in some {
-                // Others may have counted on meanwhile.
-                match counted.get_mut(&key) {
-                    Some(now) if *now > times => *now -= times,
-                    _ => drop(counted.remove(&key)),
+        for counts in [&self.refusals, &self.reads] {
+            // What is counted meanwhile is for the next time: else this would never end under load.
+            let taken = std::mem::take(&mut *counts.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut rest: Vec<_> = taken.into_iter().collect();
+            while !rest.is_empty() {
+                let next = rest.split_off(rest.len().saturating_sub(BATCH));
+                if let Err(error) = write(resources, &next).await {
+                    for (key, times) in rest.into_iter().chain(next) {
+                        count(counts, key, times);
+                    }
+                    return Err(error);
                 }
             }
         }
+        Ok(())
     }
+}
+
+fn count(counts: &Mutex<Counts>, key: (Deed, Option<Code>), times: u32) {
+    let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut key = key;
+    if counts.len() >= MOST && !counts.contains_key(&key) {
+        let (deed, code) = key;
+        key = (deed.of_several(), code);
+    }
+    let counted = counts.entry(key).or_default();
+    *counted = counted.saturating_add(times);
+}
+
+async fn write(resources: &Resources, some: &[((Deed, Option<Code>), u32)]) -> ApiResult<()> {
+    let mut tx = resources.db.begin().await?;
+    for ((deed, code), times) in some {
+        let (actor, row, outcome) = written(deed, *code, *times, resources.auth.audit_key());
+        tx.audit(&actor, outcome, &row, resources.clock.now()).await?;
+    }
+    Ok(tx.commit().await?)
 }
 
 fn written<'a>(

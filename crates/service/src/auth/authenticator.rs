@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::caller::{Caller, Credential};
 use super::grants::Grants;
-use super::keys::{Claims, Keys};
+use super::keys::{Claims, Keys, key_id};
 use super::rate::Rates;
 use super::sessions::{self, CsrfKey};
 use crate::config::Config;
@@ -157,6 +157,8 @@ impl Authenticator {
         text: &str,
         context: &RequestContext,
     ) -> ApiResult<Caller> {
+        // Garbage is told before the database is asked anything.
+        key_id(text).ok_or_else(refused)?;
         let now = resources.clock.now();
         let mut tx = resources.db.read().await?;
         let claims = self.keys.verify(&mut tx, text, now).await?.ok_or_else(refused)?;
@@ -165,12 +167,12 @@ impl Authenticator {
             tx.commit().await?;
             return Ok(caller);
         };
-        let (caller, session) = self.session(&mut tx, id, now, context).await?;
+        let (caller, session, generation) = self.session(&mut tx, id, now, context).await?;
         tx.commit().await?;
-        if caller.principal.0 != claims.principal {
+        if (caller.principal.0, generation) != (claims.principal, claims.generation) {
             return Err(refused());
         }
-        if now - session.last_seen_at >= SEEN {
+        if now - session.last_seen_at >= SEEN.min(self.idle / 4) {
             let mut tx = resources.db.begin().await?;
             tx.session_seen(id, now).await?;
             tx.commit().await?;
@@ -225,18 +227,18 @@ impl Authenticator {
         id: Uuid,
         now: DateTime<Utc>,
         context: &RequestContext,
-    ) -> ApiResult<(Caller, SessionRow)> {
+    ) -> ApiResult<(Caller, SessionRow, i64)> {
         let session = tx.find_session(id).await?;
         let session = session.filter(|row| row.is_valid(now, self.idle)).ok_or_else(refused)?;
         let user = tx.user(session.principal_id).await?;
         let user = user.filter(|row| row.disabled_at.is_none()).ok_or_else(refused)?;
         let must_change = user.password_temporary_until.is_some();
         let grants = if must_change { Grants::default() } else { grants_of_user(tx, &user).await? };
-        let (principal, login) = (user.principal_id, user.login);
+        let (principal, login, generation) = (user.principal_id, user.login, user.generation);
         let caller =
             self.caller(principal, kind::USER, &login, login.clone(), Credential::Session(id), context);
         let caller = Caller { owner: Some(principal), must_change_password: must_change, grants, ..caller };
-        Ok((caller, session))
+        Ok((caller, session, generation))
     }
 
     async fn signed(

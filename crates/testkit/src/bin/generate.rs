@@ -46,7 +46,7 @@ fn routes() -> String {
     for Route { method, path, access, body, service, .. } in RouteTable::get().unwrap().routes() {
         let needs = match access {
             Access::Public => "nothing".to_owned(),
-            Access::SignedIn => "a valid token".to_owned(),
+            Access::SignedIn => "a valid credential".to_owned(),
             Access::Needs(permission, Scope::Global) => format!("`{}` on everything", permission.as_str()),
             Access::Needs(permission, Scope::Path) => format!("`{}`", permission.as_str()),
             Access::Needs(permission, Scope::Body) => {
