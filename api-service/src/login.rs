@@ -1,7 +1,5 @@
 //! Logging in and out with a password, and changing it.
 
-use std::sync::LazyLock;
-
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use chrono::TimeDelta;
@@ -12,17 +10,9 @@ use kkartifact_model::api::user::{LoggedIn, Login, PasswordChange};
 use kkartifact_service::auth::sessions::{self, NewSession};
 use kkartifact_service::http::context::RequestContext;
 use kkartifact_service::http::extract::Json;
-use kkartifact_service::{ApiError, ApiResult, Caller, Resources, password, secret};
+use kkartifact_service::{ApiError, ApiResult, Caller, Resources, password};
 use kkartifact_store::{Actor, NewAudit, Outcome, Tx, UserRow, kind};
 use serde_json::json;
-
-/// Who logs in under a name that does not exist waits as long as others: this is compared with what they sent.
-static NOBODY: LazyLock<String> =
-    LazyLock::new(|| secret::random::<20>().map_or_else(|_| String::new(), hex));
-
-fn hex(bytes: [u8; 20]) -> String {
-    kkartifact_model::token::readable(bytes)
-}
 
 /// One answer for every reason: nobody learns which logins exist, or are locked.
 fn refused() -> ApiError {
@@ -43,7 +33,7 @@ pub(crate) async fn login(
     let found = find(&resources, &login.login).await?;
     let hash = match found.as_ref().and_then(|row| row.password_hash.clone()) {
         Some(hash) => hash,
-        None => nobodys_hash(&resources).await?,
+        None => resources.auth.nobodys_hash().await?.to_owned(),
     };
     // Whoever it is and whatever state they are in: one comparison.
     let right = resources.auth.is_password(&login.password, &hash).await?;
@@ -97,16 +87,6 @@ async fn find(resources: &Resources, login: &str) -> ApiResult<Option<UserRow>> 
 fn denied(error: ApiError) -> ApiError {
     metrics::counter!("kkartifact_logins_total", "outcome" => "refused").increment(1);
     error
-}
-
-/// bcrypt of something that nobody knows, made once, at the cost that passwords have.
-async fn nobodys_hash(resources: &Resources) -> ApiResult<String> {
-    static HASH: tokio::sync::OnceCell<(u32, String)> = tokio::sync::OnceCell::const_new();
-    let cost = resources.config.auth.bcrypt_cost;
-    let made = HASH
-        .get_or_try_init(|| async { Ok::<_, ApiError>((cost, secret::hash(&NOBODY, cost).await?)) })
-        .await?;
-    if made.0 == cost { Ok(made.1.clone()) } else { secret::hash(&NOBODY, cost).await }
 }
 
 /// Counts and writes down a failure of somebody who exists.
@@ -241,7 +221,7 @@ pub(crate) async fn change_password(
     if change.new == change.current {
         return Err(ApiError::invalid("the new password is the current one"));
     }
-    let new = resources.auth.hash_password(&change.new, resources.config.auth.bcrypt_cost).await?;
+    let new = resources.auth.hash_secret(&change.new).await?;
     let mut tx = resources.db.begin().await?;
     // As it is now: others may have guessed, or an admin set another one, meanwhile.
     let fresh = tx.locked_user(user.principal_id).await?;

@@ -69,8 +69,7 @@ pub(crate) async fn create(
     let end = end(new.secret_days, now)?;
     let client_id = format!("sa_{}_{}", new.name, readable::<5>(secret::random()?));
     let client_secret = secret::new_client_secret()?;
-    let hash =
-        resources.auth.hash_password(client_secret.secret(), resources.config.auth.bcrypt_cost).await?;
+    let hash = resources.auth.hash_secret(client_secret.secret()).await?;
     let mut tx = resources.db.begin().await?;
     let caller = still_admin(&resources, &mut tx, &caller).await?;
     tx.insert_service_account(&new.name, &client_id, &hash, end, now).await?;
@@ -122,8 +121,7 @@ pub(crate) async fn rotate(
     let now = resources.clock.now();
     let end = end(new.secret_days, now)?;
     let client_secret = secret::new_client_secret()?;
-    let hash =
-        resources.auth.hash_password(client_secret.secret(), resources.config.auth.bcrypt_cost).await?;
+    let hash = resources.auth.hash_secret(client_secret.secret()).await?;
     let mut tx = resources.db.begin().await?;
     let caller = still_admin(&resources, &mut tx, &caller).await?;
     let row = find(&mut tx, &id).await?;

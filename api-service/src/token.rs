@@ -29,7 +29,7 @@ pub(crate) async fn create(
     let scopes = scopes(&resources, &caller, &new).await?;
     // Expensive on purpose: only for those who may, and not while the database waits.
     let token = secret::new_token()?;
-    let hash = resources.auth.hash_password(token.secret(), resources.config.auth.bcrypt_cost).await?;
+    let hash = resources.auth.hash_secret(token.secret()).await?;
 
     let mut tx = resources.db.begin().await?;
     let row = NewTokenRow {

@@ -61,10 +61,7 @@ pub(crate) async fn create(
         }
     };
     let hash = match &password {
-        Some(password) => {
-            let cost = resources.config.auth.bcrypt_cost;
-            Some(resources.auth.hash_password(password, cost).await?)
-        }
+        Some(password) => Some(resources.auth.hash_secret(password).await?),
         None => None,
     };
     let mut tx = resources.db.begin().await?;
@@ -157,7 +154,7 @@ pub(crate) async fn reset_password(
         return Err(ApiError::invalid(format!("{login} has no password; the OIDC provider does the login")));
     }
     let (password, end) = password::temporary(now)?;
-    let hash = resources.auth.hash_password(&password, resources.config.auth.bcrypt_cost).await?;
+    let hash = resources.auth.hash_secret(&password).await?;
     let mut tx = resources.db.begin().await?;
     let caller = still_admin(&resources, &mut tx, &caller).await?;
     let row = find(&mut tx, &login).await?;

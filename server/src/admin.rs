@@ -61,7 +61,7 @@ async fn reset_password(resources: &Resources, login: &str, admin: bool) -> ApiR
         return Err(ApiError::internal(format!("{login} has no password; the OIDC provider does the login")));
     }
     let (made, end) = password::temporary(now)?;
-    let hash = resources.auth.hash_password(&made, resources.config.auth.bcrypt_cost).await?;
+    let hash = resources.auth.hash_secret(&made).await?;
     let mut tx = resources.db.begin().await?;
     let user = find(&mut tx, login).await?;
     tx.set_password(user.principal_id, &hash, Some(end), now).await?;

@@ -16,7 +16,7 @@ use kkartifact_store::{
     AuditKey, BindingRow, PrincipalId, PrincipalRow, SessionRow, TokenRow, Tx, UserRow, kind,
 };
 use moka::sync::Cache;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
 use super::caller::{Caller, Credential};
@@ -48,6 +48,9 @@ pub struct Authenticator {
     checking: Semaphore,
     /// How many secrets have been compared with their bcrypt.
     compared: AtomicU64,
+    /// bcrypt of something that nobody knows.
+    nobodys: OnceCell<String>,
+    bcrypt_cost: u32,
     idle: TimeDelta,
 }
 
@@ -63,6 +66,8 @@ impl Authenticator {
             checked: Cache::new(config.auth.remembered),
             checking: Semaphore::new(config.auth.parallel_checks),
             compared: AtomicU64::new(0),
+            nobodys: OnceCell::new(),
+            bcrypt_cost: config.auth.bcrypt_cost,
             idle: TimeDelta::minutes(config.auth.session_idle_minutes.into()),
         }
     }
@@ -309,10 +314,17 @@ impl Authenticator {
         secret::verify(password, hash).await
     }
 
-    /// bcrypt of a new password, within the same bounds as every check.
-    pub async fn hash_password(&self, password: &str, cost: u32) -> ApiResult<String> {
+    /// bcrypt of a new password or secret, within the same bounds as every check.
+    pub async fn hash_secret(&self, password: &str) -> ApiResult<String> {
         let _turn = self.turn().await?;
-        secret::hash(password, cost).await
+        secret::hash(password, self.bcrypt_cost).await
+    }
+
+    /// What a password is compared with when there is no account: who logs in under a name that does not exist waits
+    /// as long as others.
+    pub async fn nobodys_hash(&self) -> ApiResult<&str> {
+        let make = || async { self.hash_secret(&secret::new_secret()?).await };
+        Ok(self.nobodys.get_or_try_init(make).await?)
     }
 
     /// Whether a secret that a program sends again and again is right: compared by bcrypt once.
