@@ -39,7 +39,7 @@ check: ## The fast pass: format, lints, licences, unused dependencies, generated
 access-matrix: ## Every route for every kind of caller at every target, beside what was written down by hand
 	@scripts/need.sh build test
 	cargo build --workspace --all-targets
-	scripts/with-postgres.sh cargo nextest run -p kkartifact --test access --no-capture matrix
+	scripts/with-postgres.sh cargo nextest run --workspace --no-capture -E 'binary(access) & test(matrix)'
 
 .PHONY: bench-auth
 bench-auth: ## What checking a credential costs
