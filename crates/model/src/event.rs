@@ -1,4 +1,4 @@
-//! Events: what happened to an app, numbered per app when it was committed.
+//! Events: what happened, numbered per app when it was committed.
 
 use crate::text::text_enum;
 
@@ -17,5 +17,15 @@ text_enum! {
         Delete = "delete",
         /// A deleted version came back.
         Restore = "restore",
+        /// A version was quarantined: nobody reads it until it is released.
+        Quarantine = "quarantine",
+        /// A quarantined version was released.
+        Release = "release",
+        /// A credential is about to end.
+        Expire = "expire",
+        /// A job has failed for good.
+        JobFailed = "job_failed",
+        /// A webhook was disabled because nothing could be delivered for too long.
+        WebhookDisabled = "webhook_disabled",
     }
 }

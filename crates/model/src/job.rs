@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::batch::BatchQuery;
+
 /// A kind of job with its payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "payload", rename_all = "snake_case")]
@@ -14,6 +16,21 @@ pub enum Job {
     },
     /// Close uploads that have expired and let go of what they held.
     SweepUploads {},
+    /// Send an event to a webhook.
+    DeliverWebhook {
+        /// The delivery's row.
+        delivery: i64,
+    },
+    /// Delete the versions that retention does not keep.
+    Retain {},
+    /// Free the storage that no version needs.
+    CollectGarbage {},
+    /// Answer a batch query that is too large to be answered at once.
+    QueryVersions(Box<BatchQuery>),
+    /// Remove the rows of jobs, deliveries and events that are older than they are kept.
+    SweepHistory {},
+    /// Announce credentials that are about to end.
+    AnnounceEnds {},
 }
 
 impl Job {
@@ -22,6 +39,12 @@ impl Job {
         match self {
             Self::VersionMarker { .. } => "version_marker",
             Self::SweepUploads {} => "sweep_uploads",
+            Self::DeliverWebhook { .. } => "deliver_webhook",
+            Self::Retain {} => "retain",
+            Self::CollectGarbage {} => "collect_garbage",
+            Self::QueryVersions(_) => "query_versions",
+            Self::SweepHistory {} => "sweep_history",
+            Self::AnnounceEnds {} => "announce_ends",
         }
     }
 
@@ -45,7 +68,13 @@ mod tests {
 
     #[test]
     fn jobs_come_back_from_their_parts() {
-        for job in [Job::VersionMarker { version_id: 7 }, Job::SweepUploads {}] {
+        let query = BatchQuery { apps: Vec::new(), limit: 1, channel: None, label: None, git_commit: None };
+        for job in [
+            Job::VersionMarker { version_id: 7 },
+            Job::SweepUploads {},
+            Job::DeliverWebhook { delivery: 1 },
+            Job::QueryVersions(Box::new(query)),
+        ] {
             assert_eq!(Job::from_parts(job.kind(), &job.payload()).unwrap(), job);
         }
         assert!(Job::from_parts("unknown", &serde_json::json!({})).is_err());

@@ -7,7 +7,7 @@ use super::user::User;
 use crate::{AppName, Permissions, ProjectName};
 
 /// What a caller may act on.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scope {
     /// Only this project; everything if absent.

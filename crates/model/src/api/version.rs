@@ -1,6 +1,8 @@
 //! Versions.
 
 use crate::text::text_enum;
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +69,37 @@ pub struct Version {
     pub deleted_at: Option<DateTime<Utc>>,
     /// The channels that point to it.
     pub channels: Vec<ChannelName>,
+    /// What somebody wants to say about it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub notes: String,
+    /// Key → value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Retention leaves it alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
+    /// Nothing and nobody deletes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub legal_hold: bool,
+}
+
+/// Changes what is said about a version; its content never changes. What is absent stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VersionChange {
+    /// At most 4,096 bytes.
+    #[serde(default)]
+    pub notes: Option<String>,
+    /// Labels to set, and with `null` to remove. A version has at most 50; a key has 1 to 63 letters, digits, `-`, `_`,
+    /// `.` and `/`, a value at most 255 bytes.
+    #[serde(default)]
+    pub labels: BTreeMap<String, Option<String>>,
+    /// Whether retention leaves it alone.
+    #[serde(default)]
+    pub pinned: Option<bool>,
+    /// Whether nothing and nobody deletes it. Needs admin.
+    #[serde(default)]
+    pub legal_hold: Option<bool>,
 }
 
 /// The differences between two versions.

@@ -14,8 +14,8 @@ use kkartifact_store::DatabaseConfig;
 use serde::Deserialize;
 
 pub use sections::{
-    Audit, Auth, CreateOnPush, Database, Limits, Log, LogFormat, Oidc, Outbound, Rate, Server, Storage,
-    Upload,
+    Audit, Auth, CreateOnPush, Database, DeclaredWebhook, Gc, Jobs, Limits, Log, LogFormat, Oidc, Outbound, Rate,
+    Redis, Server, Storage, Upload, Webhooks,
 };
 
 /// Everything that can be configured.
@@ -37,6 +37,14 @@ pub struct Config {
     pub outbound: Outbound,
     /// `[audit]`
     pub audit: Audit,
+    /// `[redis]`
+    pub redis: Redis,
+    /// `[jobs]`
+    pub jobs: Jobs,
+    /// `[webhooks]`
+    pub webhooks: Webhooks,
+    /// `[gc]`
+    pub gc: Gc,
     /// `[upload]`
     pub upload: Upload,
     /// `[limits]`
@@ -50,8 +58,10 @@ pub struct Config {
 #[error("the configuration is wrong:\n{}", .0.iter().map(|m| format!("  - {m}")).collect::<Vec<_>>().join("\n"))]
 pub struct ConfigError(pub Vec<String>);
 
-const SECTIONS: [&str; 11] =
-    ["server", "database", "storage", "auth", "oidc", "rate", "outbound", "audit", "upload", "limits", "log"];
+const SECTIONS: [&str; 15] = [
+    "server", "database", "storage", "auth", "oidc", "rate", "outbound", "audit", "redis", "jobs", "webhooks", "gc",
+    "upload", "limits", "log",
+];
 
 impl Config {
     /// Reads the file (if one is given) and the environment, and checks everything.
@@ -79,6 +89,10 @@ impl Config {
             rate: section(figment, "rate", &mut mistakes),
             outbound: section(figment, "outbound", &mut mistakes),
             audit: section(figment, "audit", &mut mistakes),
+            redis: section(figment, "redis", &mut mistakes),
+            jobs: section(figment, "jobs", &mut mistakes),
+            webhooks: section(figment, "webhooks", &mut mistakes),
+            gc: section(figment, "gc", &mut mistakes),
             upload: section(figment, "upload", &mut mistakes),
             limits: section(figment, "limits", &mut mistakes),
             log: section(figment, "log", &mut mistakes),
@@ -107,6 +121,19 @@ impl Config {
         range("rate.requests_per_second", self.rate.requests_per_second.into(), 1, 1 << 28);
         range("audit.keep_days", self.audit.keep_days.into(), 0, 36_500);
         range("audit.window_seconds", self.audit.window_seconds.into(), 1, 3600);
+        range("jobs.lease_seconds", self.jobs.lease_seconds.into(), 1, 3600);
+        range("jobs.deliveries", self.jobs.deliveries as u64, 1, 4096);
+        range("jobs.workers", self.jobs.workers as u64, 1, 64);
+        range("jobs.keep_days", self.jobs.keep_days.into(), 1, 3650);
+        range("jobs.event_days", self.jobs.event_days.into(), 1, 36_500);
+        range("webhooks.timeout_seconds", self.webhooks.timeout_seconds.into(), 1, 60);
+        range("webhooks.per_receiver", self.webhooks.per_receiver as u64, 1, 1024);
+        range("webhooks.disable_after_hours", self.webhooks.disable_after_hours.into(), 0, 8760);
+        range("webhooks.keep_days", self.webhooks.keep_days.into(), 1, 3650);
+        range("webhooks.most", self.webhooks.most.into(), 1, 10_000);
+        range("gc.grace_minutes", self.gc.grace_minutes.into(), 0, 5_256_000);
+        range("gc.delay_minutes", self.gc.delay_minutes.into(), 0, 5_256_000);
+        range("gc.dead_percent", self.gc.dead_percent.into(), 1, 90);
         range("upload.idle_seconds", self.upload.idle_seconds.into(), 60, 30 * 86_400);
         range("upload.streams", self.upload.streams as u64, 1, 1024);
         range("upload.publishing", self.upload.publishing as u64, 1, 64);
@@ -124,6 +151,12 @@ impl Config {
             && !url.starts_with("postgresql://")
         {
             mistakes.push("database.url must start with postgres://; leave it out for SQLite".into());
+        }
+        if self.redis.url.as_deref().is_some_and(|url| !url.starts_with("redis://") && !url.starts_with("rediss://")) {
+            mistakes.push("redis.url must start with redis:// or rediss://".into());
+        }
+        if self.jobs.time_zone.parse::<chrono_tz::Tz>().is_err() {
+            mistakes.push(format!("jobs.time_zone: {:?} is not a time zone such as Europe/Berlin", self.jobs.time_zone));
         }
         self.check_urls(mistakes);
     }
