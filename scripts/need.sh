@@ -8,7 +8,7 @@ set -euo pipefail
 # command:Debian package
 declare -A needs=(
     [build]="cc:gcc make:make git:git"
-    [test]="initdb:postgresql setpriv:util-linux curl:curl jq:jq"
+    [test]="initdb:postgresql redis-server:redis-server setpriv:util-linux curl:curl jq:jq"
     [check]=""
     [bench]="python3:python3 rsync:rsync ip:iproute2 sshd:openssh-server ssh:openssh-client"
 )

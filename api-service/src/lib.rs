@@ -4,6 +4,7 @@ mod access;
 mod app;
 mod audit;
 mod channel;
+mod delivery;
 mod diff;
 mod event;
 mod exchange;
@@ -13,6 +14,7 @@ mod oauth;
 mod oidc;
 mod project;
 mod prune;
+mod retention;
 mod role_binding;
 mod scope;
 mod service_account;
@@ -21,6 +23,8 @@ mod token;
 mod trust_policy;
 mod user;
 mod version;
+mod version_change;
+mod webhook;
 
 use axum::Router;
 use kkartifact_service::{ApiResult, Resources, Routes, Service};
@@ -79,6 +83,9 @@ pub fn router(resources: &Resources) -> ApiResult<Router> {
         .on("app.delete", app::delete)
         .on("version.list", version::list)
         .on("version.get", version::get)
+        .on("version.update", version_change::update)
+        .on("version.quarantine", version_change::quarantine)
+        .on("version.release", version_change::release)
         .on("version.delete", version::delete)
         .on("version.restore", version::restore)
         .on("version.pulled", version::pulled)
@@ -88,5 +95,19 @@ pub fn router(resources: &Resources) -> ApiResult<Router> {
         .on("channel.rollback", channel::rollback)
         .on("channel.list", channel::list)
         .on("channel.history", channel::history)
+        .on("webhook.list", webhook::list)
+        .on("webhook.create", webhook::create)
+        .on("webhook.get", webhook::get)
+        .on("webhook.update", webhook::update)
+        .on("webhook.delete", webhook::delete)
+        .on("webhook.rotate", webhook::rotate)
+        .on("webhook.test", webhook::test)
+        .on("webhook.replay", webhook::replay)
+        .on("delivery.list", delivery::list)
+        .on("delivery.get", delivery::get)
+        .on("delivery.replay", delivery::replay)
+        .on("retention.get", retention::get)
+        .on("retention.set", retention::set)
+        .on("retention.preview", retention::preview)
         .finish()
 }

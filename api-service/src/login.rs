@@ -127,6 +127,7 @@ fn actor(resources: &Resources, user: &UserRow, context: &RequestContext) -> Act
         name: user.login.clone(),
         address: context.ip().map(|address| address.to_string()),
         request_id: Some(context.id.clone()),
+        trace_parent: Some(context.trace.to_string()),
         key: resources.auth.audit_key().clone(),
     }
 }

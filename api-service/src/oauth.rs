@@ -257,6 +257,7 @@ async fn audit(
         name: holder.name.clone(),
         address: context.ip().map(|address| address.to_string()),
         request_id: Some(context.id.clone()),
+        trace_parent: Some(context.trace.to_string()),
         key: resources.auth.audit_key().clone(),
     };
     let detail = json!({ "jti": id, "scope": scope, "by": holder.detail });

@@ -9,7 +9,7 @@ use kkartifact_model::{Code, TreeDigest, VersionRef};
 use kkartifact_service::http::extract::{AnyVersion, Json, NamedVersion, Paging, Query};
 use kkartifact_service::lifecycle::{self, Happened};
 use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, Caller, Resources};
-use kkartifact_store::VersionFilter;
+use kkartifact_store::{LabelFilter, VersionFilter};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -19,6 +19,8 @@ pub(crate) struct ListParams {
     deleted: bool,
     git_commit: Option<String>,
     tree_digest: Option<TreeDigest>,
+    /// `key` or `key=value`.
+    label: Option<String>,
 }
 
 pub(crate) async fn list(
@@ -31,6 +33,7 @@ pub(crate) async fn list(
         deleted: params.deleted,
         git_commit: params.git_commit,
         tree_digest: params.tree_digest,
+        label: params.label.as_deref().map(LabelFilter::from),
     };
     let mut tx = resources.db.read().await?;
     Ok(Json(tx.list_versions(&app, &filter, page).await?))
@@ -46,7 +49,8 @@ pub(crate) async fn get(
     Ok(Json(tx.describe_version(row).await?))
 }
 
-/// Tombstones a version. Not while a channel points to it: whoever follows the channel would be left without.
+/// Tombstones a version. Not while a channel points to it: whoever follows the channel would be left without. Not
+/// while it is under legal hold either.
 pub(crate) async fn delete(
     State(resources): State<Resources>,
     caller: Caller,
@@ -58,6 +62,10 @@ pub(crate) async fn delete(
     tx.lock_app(app.id).await?;
     let row = lifecycle::visible(&mut tx, &app, &VersionRef::Name(name)).await?;
     if matches!(row.state, VersionState::Published | VersionState::Quarantined) {
+        if row.legal_hold {
+            let message = format!("version {} is under legal hold; an admin has to lift it first", row.name);
+            return Err(ApiError::new(Code::InUse, message));
+        }
         let described = tx.describe_version(row.clone()).await?;
         if let Some(channel) = described.channels.first() {
             let message =

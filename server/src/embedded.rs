@@ -1,6 +1,7 @@
 //! The embedded server: three services, one process, SQLite and a local directory unless configured otherwise.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Router;
 use kkartifact_model::time::Clock;
@@ -43,7 +44,7 @@ impl Embedded {
         let data_dir = DataDir::take(&config.server.data_dir)?;
         let (listen, connections) = (config.server.listen, config.limits.connections);
         let resources = Resources::open(config, clock).await?;
-        recovery::adopt_packs(&resources).await?;
+        recovery::adopt_packs(&resources, Duration::ZERO).await?;
         let bootstrap_secret = bootstrap::prepare(&resources).await?;
         let router = router(&resources)?;
         let (listener, address) = bind(listen).await?;

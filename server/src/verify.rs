@@ -1,11 +1,8 @@
 //! Reading everything that published versions need, and comparing it with what they claim.
 
-use std::collections::BTreeSet;
-
+use kkartifact_model::FileDigest;
 use kkartifact_model::api::version::VersionState;
 use kkartifact_model::manifest::{Entry, TreeHasher};
-use kkartifact_model::{ChunkId, FileDigest};
-use kkartifact_service::content::{chunk_at, missing};
 use kkartifact_service::{ApiResult, Resources};
 use kkartifact_store::{AppId, PageQuery, VersionFilter, VersionRow};
 use sha2::{Digest as _, Sha256};
@@ -106,14 +103,8 @@ fn read(resources: &Resources, handle: &Handle, app: AppId, entry: &Entry) -> Ap
     let mut sha256 = Sha256::new();
     let chunks = entry.file().map(|file| file.chunks.as_slice()).unwrap_or_default();
     for batch in chunks.chunks(BATCH) {
-        let ids: BTreeSet<ChunkId> = batch.iter().map(|chunk| chunk.id).collect();
-        let ids: Vec<_> = ids.into_iter().collect();
-        let found = handle.block_on(resources.content.locate(app, &ids))?;
-        let places = batch.iter().map(|chunk| {
-            found.get(&chunk.id).map(|at| chunk_at(chunk.id, at)).ok_or_else(|| missing(chunk.id))
-        });
-        let places = places.collect::<ApiResult<Vec<_>>>()?;
-        for bytes in handle.block_on(resources.blob.read_chunks(&places))? {
+        let ids: Vec<_> = batch.iter().map(|chunk| chunk.id).collect();
+        for bytes in handle.block_on(resources.content.read_chunks(app, &ids))? {
             sha256.update(&bytes);
         }
     }

@@ -12,11 +12,15 @@ use serde_json::{Value, json};
 async fn every_body_has_the_limit_of_its_route(db: TestDatabase) {
     let server = TestServer::start(db).await;
     server.make_app("shop", "web").await;
+    let webhook = json!({ "name": "x", "url": "https://hooks.example.com/x", "events": ["delete"] });
+    let webhook = server.post("/webhooks", &server.admin, webhook).await.expect(201).json();
+    let webhook = webhook["id"].as_str().unwrap();
     server.push_files("shop/web", "v1", &server.admin, &[("a", b"x")]).await.expect(201);
     for route in RouteTable::get().unwrap().routes() {
         let Some(limit) = route.body.filter(|limit| *limit > 0) else { continue };
         let path = route.path.replace("/api/v1", "").replace("{project}", "shop").replace("{app}", "web");
-        let path = path.replace("{version}", "v1");
+        let path = path.replace("{version}", "v1").replace("{schedule}", "retention");
+        let path = path.replace("{webhook}", webhook);
         let body = vec![b' '; usize::try_from(limit).unwrap() + 1];
         let request = server.request(route.method.clone(), &path, &server.admin);
         let request = request.header("content-type", "application/json").body(body);

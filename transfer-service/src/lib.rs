@@ -1,4 +1,4 @@
-//! Bytes in and out: uploads from init to finish, files, manifests and chunks.
+//! Bytes in and out: uploads from init to finish, files, manifests, chunks and whole versions.
 
 mod download;
 mod upload;
@@ -21,5 +21,6 @@ pub fn router(resources: &Resources) -> ApiResult<Router> {
         .on("file.get", download::file::get)
         .on("manifest.get", download::manifest::get)
         .on("chunks.get", download::chunks::post)
+        .on("archive.get", download::archive::get)
         .finish()
 }

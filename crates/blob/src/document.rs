@@ -38,7 +38,8 @@ impl BlobStore {
         serde_saphyr::from_str(text).map_err(|_| damaged("it is not readable"))
     }
 
-    /// Stores a marker, durably. Doing it twice changes nothing.
+    /// Stores a marker, durably, and then removes those of the version that it supersedes. Doing it twice changes
+    /// nothing.
     pub async fn put_marker(&self, marker: &VersionMarker) -> Result<(), BlobError> {
         let (text, marker) = (yaml(marker)?, marker.clone());
         match &self.backend {

@@ -96,6 +96,17 @@ impl BlobStore {
         }
     }
 
+    /// Removes a pack; how many bytes that has freed. None if it was gone. What is being read of it can be read to
+    /// its end.
+    pub async fn remove_pack(&self, pack: Uuid) -> Result<u64, BlobError> {
+        match &self.backend {
+            Backend::Local(directory) => {
+                let directory = directory.clone();
+                blocking("removing a pack", move || directory.remove_pack(pack)).await
+            }
+        }
+    }
+
     /// How full the store is.
     pub async fn capacity(&self) -> Result<Capacity, BlobError> {
         match &self.backend {

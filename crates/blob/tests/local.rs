@@ -188,3 +188,93 @@ async fn documents_and_markers_are_written_once_and_verified() {
     store.put_marker(&marker).await.unwrap();
     assert_eq!(files(&dir.path().join("versions")).len(), 1);
 }
+
+fn marker(version: &str, revision: i64) -> VersionMarker {
+    VersionMarker {
+        format: 1,
+        project: "shop".parse().unwrap(),
+        app: "web".parse().unwrap(),
+        version: version.parse().unwrap(),
+        state: MarkerState::Deleted,
+        revision,
+        meta: ChunkId::of(b"meta"),
+    }
+}
+
+#[tokio::test]
+async fn a_marker_supersedes_those_of_the_same_version_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let names = || {
+        let mut names: Vec<_> = files(&dir.path().join("versions"))
+            .iter()
+            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    // Names that begin alike, or look like another one with its revision, are other versions.
+    for (version, revision) in [("1.0", 1), ("1.0.1", 1), ("1.0.1", 2), ("1", 1), ("1.0", 2)] {
+        store.put_marker(&marker(version, revision)).await.unwrap();
+    }
+    assert_eq!(names(), ["1.0.1.2", "1.0.2", "1.1"]);
+    store.put_marker(&marker("1.0", 7)).await.unwrap();
+    assert_eq!(names(), ["1.0.1.2", "1.0.7", "1.1"]);
+    // One that comes late changes nothing that counts, and goes with the next.
+    store.put_marker(&marker("1.0", 3)).await.unwrap();
+    assert_eq!(names(), ["1.0.1.2", "1.0.3", "1.0.7", "1.1"]);
+    store.put_marker(&marker("1.0", 8)).await.unwrap();
+    assert_eq!(names(), ["1.0.1.2", "1.0.8", "1.1"]);
+}
+
+#[tokio::test]
+async fn a_removed_pack_is_gone_for_everybody_and_what_it_freed_is_counted_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, other) = (open(dir.path()).await, open(dir.path()).await);
+    let (pack, kept) = (sealed(&store, &[b"one", b"two"]).await, sealed(&store, &[b"three"]).await);
+    let bytes = |files: Vec<PathBuf>| files.iter().map(|path| fs::metadata(path).unwrap().len()).sum::<u64>();
+    let before = bytes(files(&dir.path().join("packs")));
+    // It is open here.
+    assert_eq!(store.read_chunks(&places(&pack)).await.unwrap().len(), 2);
+
+    assert_eq!(store.remove_pack(pack.key).await.unwrap(), pack.size);
+    assert_eq!(bytes(files(&dir.path().join("packs"))), before - pack.size);
+    for store in [&store, &other] {
+        assert!(matches!(store.read_chunk(&places(&pack)[0]).await, Err(BlobError::NotFound(_))));
+        assert!(matches!(store.read_stored(&places(&pack)).await, Err(BlobError::NotFound(_))));
+        assert!(matches!(store.read_footer(pack.key).await, Err(BlobError::NotFound(_))));
+        assert_eq!(store.remove_pack(pack.key).await.unwrap(), 0, "gone already");
+        assert_eq!(store.read_chunks(&places(&kept)).await.unwrap(), [&b"three"[..]]);
+    }
+    assert!(store.list_packs(pack.key.as_bytes()[15]).await.unwrap().iter().all(|key| *key != pack.key));
+}
+
+#[tokio::test]
+async fn a_pack_that_another_process_removed_is_not_taken_for_one_that_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, other) = (open(dir.path()).await, open(dir.path()).await);
+    let pack = sealed(&store, &[b"open here"]).await;
+    assert_eq!(other.read_chunks(&places(&pack)).await.unwrap().len(), 1);
+    store.remove_pack(pack.key).await.unwrap();
+    // What is open can be read to its end, but it must not be recorded again.
+    assert_eq!(other.read_chunks(&places(&pack)).await.unwrap(), [&b"open here"[..]]);
+    assert!(matches!(other.read_footer(pack.key).await, Err(BlobError::NotFound(_))));
+}
+
+#[tokio::test]
+async fn what_is_copied_is_verified_as_it_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let text = b"compressible ".repeat(100);
+    let pack = sealed(&store, &[&text, b"short"]).await;
+    let stored = store.read_verified(&places(&pack)).await.unwrap();
+    assert_eq!(stored, store.read_stored(&places(&pack)).await.unwrap());
+    assert!(stored[0].len() < text.len());
+
+    let path = files(&dir.path().join("packs")).remove(0);
+    let mut bad = fs::read(&path).unwrap();
+    bad[usize::try_from(pack.entries[1].offset).unwrap()] ^= 1;
+    fs::write(&path, bad).unwrap();
+    assert!(store.read_verified(&places(&pack)[..1]).await.is_ok());
+    assert!(matches!(store.read_verified(&places(&pack)).await, Err(BlobError::Damaged(..))));
+}

@@ -36,6 +36,7 @@ codes! {
     InvalidRequest = "invalid_request", 400, "The request is malformed: a parameter, header or body is missing, unknown or out of range.";
     InvalidName = "invalid_name", 400, "A project, app, version or channel name breaks the rules for names.";
     InvalidPath = "invalid_path", 400, "A path breaks the rules for paths.";
+    InvalidUrl = "invalid_url", 400, "The URL is not one that the server may call; the message says why.";
     Unauthenticated = "unauthenticated", 401, "No credential, or one that is malformed, unknown, expired or revoked.";
     Forbidden = "forbidden", 403, "The caller may see this, but may not do this.";
     CsrfRequired = "csrf_required", 403, "A request with a cookie that changes something needs the X-CSRF-Token that the login answered.";
@@ -54,6 +55,7 @@ codes! {
     LastAdmin = "last_admin", 409, "It is the last credential that may do everything; make another one first.";
     NothingToRollBack = "nothing_to_roll_back", 409, "The channel has no earlier version.";
     BootstrapDone = "bootstrap_done", 409, "The one-time secret has been used.";
+    NotReady = "not_ready", 409, "It is being worked on; ask again as Retry-After says.";
     VersionDeleted = "version_deleted", 410, "The version was deleted. Pushing the same content again restores it.";
     TooLarge = "too_large", 413, "A body, manifest or file is above the configured limit.";
     UnsupportedMediaType = "unsupported_media_type", 415, "The body's content type is not one that this route takes.";
@@ -69,7 +71,14 @@ codes! {
 impl Code {
     /// Whether the same call may succeed later without anybody changing it.
     pub const fn is_retryable(self) -> bool {
-        matches!(self, Self::TooManyRequests | Self::Unavailable | Self::RequestTimeout | Self::Internal)
+        matches!(
+            self,
+            Self::TooManyRequests
+                | Self::Unavailable
+                | Self::RequestTimeout
+                | Self::NotReady
+                | Self::Internal
+        )
     }
 }
 

@@ -49,6 +49,16 @@ pub const PULL: &[&str] = &[
     "pull.reported",
 ];
 
+/// The durable steps of a garbage collection, in the order in which one comes to them.
+pub const COLLECT: &[&str] = &[
+    "gc.purged",
+    "gc.claimed",
+    "gc.compact-copied",
+    "gc.compact-swapped",
+    "gc.object-removed",
+    "gc.row-removed",
+];
+
 struct Armed {
     name: String,
     left: AtomicU32,
@@ -57,7 +67,7 @@ struct Armed {
 /// Dies here if the place is armed.
 pub fn reach(name: &'static str) {
     static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
-    debug_assert!(PUSH.contains(&name) || PULL.contains(&name), "{name} is not listed");
+    debug_assert!([PUSH, PULL, COLLECT].iter().any(|list| list.contains(&name)), "{name} is not listed");
     let armed = ARMED.get_or_init(|| std::env::var(VARIABLE).ok().map(|value| parse(&value)));
     if let Some(armed) = armed
         && armed.name == name

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::batch::BatchQuery;
+use crate::api::batch::BatchFilter;
 
 /// A kind of job with its payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,8 +25,8 @@ pub enum Job {
     Retain {},
     /// Free the storage that no version needs.
     CollectGarbage {},
-    /// Answer a batch query that is too large to be answered at once.
-    QueryVersions(Box<BatchQuery>),
+    /// Answer a batch query that is too large to be answered at once. The apps are in `batch_result`.
+    QueryVersions(BatchFilter),
     /// Remove the rows of jobs, deliveries and events that are older than they are kept.
     SweepHistory {},
     /// Announce credentials that are about to end.
@@ -34,6 +34,18 @@ pub enum Job {
 }
 
 impl Job {
+    /// The names of all kinds.
+    pub const KINDS: &[&str] = &[
+        "version_marker",
+        "sweep_uploads",
+        "deliver_webhook",
+        "retain",
+        "collect_garbage",
+        "query_versions",
+        "sweep_history",
+        "announce_ends",
+    ];
+
     /// The kind's name: the queue that the job goes to.
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -45,6 +57,15 @@ impl Job {
             Self::QueryVersions(_) => "query_versions",
             Self::SweepHistory {} => "sweep_history",
             Self::AnnounceEnds {} => "announce_ends",
+        }
+    }
+
+    /// After so many attempts that came to nothing a job of this kind is dead.
+    pub const fn max_attempts(&self) -> i32 {
+        match self {
+            // Over about a day.
+            Self::DeliverWebhook { .. } => 12,
+            _ => 10,
         }
     }
 
@@ -68,12 +89,12 @@ mod tests {
 
     #[test]
     fn jobs_come_back_from_their_parts() {
-        let query = BatchQuery { apps: Vec::new(), limit: 1, channel: None, label: None, git_commit: None };
+        let filter = BatchFilter { limit: 1, channel: None, label: Some("a=b".into()), git_commit: None };
         for job in [
             Job::VersionMarker { version_id: 7 },
             Job::SweepUploads {},
             Job::DeliverWebhook { delivery: 1 },
-            Job::QueryVersions(Box::new(query)),
+            Job::QueryVersions(filter),
         ] {
             assert_eq!(Job::from_parts(job.kind(), &job.payload()).unwrap(), job);
         }

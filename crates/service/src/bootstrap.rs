@@ -124,6 +124,7 @@ pub async fn spend(resources: &Resources, wish: &Bootstrap, context: &RequestCon
         name: who.to_owned(),
         address: context.ip().map(|address| address.to_string()),
         request_id: Some(context.id.clone()),
+        trace_parent: Some(context.trace.to_string()),
         key: resources.auth.audit_key().clone(),
     };
     let row = NewAudit {

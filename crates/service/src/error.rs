@@ -95,7 +95,8 @@ impl IntoResponse for ApiError {
         }
         let mut response = (status, Json(self.body())).into_response();
         let headers = response.headers_mut();
-        if matches!(self.code, Code::TooManyRequests | Code::Unavailable | Code::StorageFull) {
+        let later = [Code::TooManyRequests, Code::Unavailable, Code::StorageFull, Code::NotReady];
+        if later.contains(&self.code) {
             let seconds = self.retry_after.unwrap_or(RETRY_AFTER_SECONDS);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -21,6 +21,7 @@ pub mod secret;
 pub mod shutdown;
 pub mod telemetry;
 pub mod vault;
+pub mod webhook;
 
 pub use auth::{AuthorizedApp, AuthorizedProject, Caller, Grants, Object};
 pub use config::Config;

@@ -5,7 +5,7 @@ use kkartifact_model::api::version::VersionState;
 use kkartifact_model::event::EventKind;
 use kkartifact_model::job::Job;
 use kkartifact_model::{Code, VersionRef};
-use kkartifact_store::{Actor, AppRow, NewAudit, NewEvent, Outcome, Tx, VersionId, VersionRow};
+use kkartifact_store::{Actor, AppRow, NewAudit, NewEvent, NewJob, Outcome, Tx, VersionId, VersionRow};
 
 use crate::auth::AuthorizedApp;
 use crate::error::{ApiError, ApiResult};
@@ -58,7 +58,14 @@ impl Happened<'_> {
         if let (Some(payload), Some(detail)) = (payload.as_object_mut(), self.detail.as_object()) {
             payload.extend(detail.clone());
         }
-        tx.insert_event(&NewEvent { kind: self.kind, app: self.app.id, payload }, now).await?;
+        let event = NewEvent {
+            kind: self.kind,
+            app: Some((self.app.project_id, self.app.id)),
+            project: None,
+            payload,
+            trace_parent: actor.trace_parent.clone(),
+        };
+        tx.insert_event(&event, now).await?;
         let row = NewAudit {
             action: self.action,
             times: 1,
@@ -82,7 +89,9 @@ pub async fn queue_marker(
     now: DateTime<Utc>,
 ) -> ApiResult<()> {
     let job = Job::VersionMarker { version_id: version.0 };
-    Ok(tx.insert_job(&job, None, Some(app.project_id), now, now).await?)
+    let (project, app) = (Some(app.project_id), Some(app.id));
+    tx.insert_job(&NewJob { project, app, ..NewJob::new(&job, now) }, now).await?;
+    Ok(())
 }
 
 /// Tombstones a version. Its bytes stay until they are collected. The transaction has locked the app.

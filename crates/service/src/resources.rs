@@ -45,6 +45,8 @@ pub struct Resources {
     pub vault: Vault,
     /// Issuers of other tokens, and what they have said.
     pub providers: Arc<Providers>,
+    /// Calls the receivers of webhooks.
+    pub webhooks: Outbound,
     /// Refusals and reads that are yet to be written into the audit log.
     pub tally: Arc<Tally>,
     pub(crate) secret_key: Arc<[u8]>,
@@ -81,6 +83,9 @@ impl Resources {
         tx.commit().await?;
         let auth = Authenticator::new(&key, &config);
         let outbound = Outbound::new(&config.outbound.allow).map_err(ApiError::internal)?;
+        let patience = Duration::from_secs(config.webhooks.timeout_seconds.into());
+        let webhooks = Outbound::for_webhooks(&config.outbound.allow, patience, config.webhooks.per_receiver)
+            .map_err(ApiError::internal)?;
         let metrics = telemetry::metrics()?;
         tokio::spawn(telemetry::keep_up(metrics.clone()));
         let content = Content::new(db.clone(), blob.clone(), config.limits.manifest_cache.0);
@@ -98,6 +103,7 @@ impl Resources {
             auth: Arc::new(auth),
             vault: Vault::derive(&key),
             providers: Arc::new(Providers::new(outbound)),
+            webhooks,
             tally: Arc::default(),
             secret_key: key.into(),
             element,

@@ -42,6 +42,8 @@ pub struct Actor {
     pub address: Option<String>,
     /// The request.
     pub request_id: Option<String>,
+    /// The trace that the request belongs to, as W3C `traceparent`: what follows from it belongs there too.
+    pub trace_parent: Option<String>,
     /// What their deeds are written down under.
     pub key: AuditKey,
 }
@@ -50,7 +52,7 @@ impl Actor {
     /// The server itself.
     pub fn system(name: &str, key: &AuditKey) -> Self {
         let (kind, name, key) = ("system".into(), name.into(), key.clone());
-        Self { id: None, kind, name, address: None, request_id: None, key }
+        Self { id: None, kind, name, address: None, request_id: None, trace_parent: None, key }
     }
 }
 

@@ -7,19 +7,29 @@
 mod app;
 mod audit;
 mod audit_seal;
+mod batch;
 mod channel;
 mod chunk;
+mod chunk_set;
+mod compaction;
 mod db;
+mod ending;
 mod error;
 mod event;
+mod gc;
+mod history;
 mod host;
 mod id;
 mod job;
+mod job_view;
+mod live_bytes;
 mod pack;
 mod page;
 mod principal;
 mod project;
+mod retention;
 mod role_binding;
+mod schedule;
 mod service_account;
 mod session;
 mod setting;
@@ -30,24 +40,39 @@ mod tx;
 mod upload;
 mod user;
 mod version;
+mod version_label;
+mod version_list;
+mod webhook;
+mod webhook_attempt;
+mod webhook_delivery;
 
 pub use app::AppRow;
 pub use audit::{Actor, AuditFilter, AuditKey, AuditRow, NewAudit, Outcome};
 pub use audit_seal::{SealRow, StartRow};
+pub use batch::{BatchLineRow, NewBatchLine, OpenBatchLine};
 pub use channel::ChannelRow;
 pub use chunk::{ChunkLocation, NewChunk};
+pub use chunk_set::ChunkSet;
+pub use compaction::{CompactedPack, Compaction, MAX_COMPACTED, Swap};
 pub use db::{Database, DatabaseConfig};
+pub use ending::{EndingKind, EndingRow};
 pub use error::StoreError;
 pub use event::{EventRow, NewEvent};
+pub use gc::{Claim, ClaimedPack, Purge, PurgeableVersion};
+pub use history::OldJobs;
 pub use id::{
     AppId, AuditId, ChannelId, ElementId, JobId, PackId, PrincipalId, ProjectId, RoleBindingId, VersionId,
 };
-pub use job::{JobRow, JobState};
+pub use job::{Beat, DueJob, Ending, JobRow, NewJob};
+pub use job_view::{ChangePlace, JobFilter, JobViewRow};
+pub use live_bytes::{CompactablePack, DeadPlace, StoredBytes};
 pub use pack::{NewPack, PackRow, VersionPack};
 pub use page::{Cursor, PageQuery};
 pub use principal::{PrincipalRow, kind};
 pub use project::ProjectRow;
+pub use retention::{ExpendablePlace, ExpendableRow, RetentionRule};
 pub use role_binding::{BindingRow, BindingSubject, Reach, RoleBindingRow};
+pub use schedule::ScheduleRow;
 pub use service_account::ServiceAccountRow;
 pub use session::SessionRow;
 pub use signing_key::SigningKeyRow;
@@ -56,7 +81,12 @@ pub use trust_policy::{NewTrustPolicyRow, TrustPolicyRow};
 pub use tx::Tx;
 pub use upload::{NewUpload, UploadFileRow, UploadRow};
 pub use user::{NewUserRow, UserRow};
-pub use version::{NewVersion, PruneCandidate, VersionFilter, VersionRow};
+pub use version::{NewVersion, VersionRow};
+pub use version_label::LabelFilter;
+pub use version_list::VersionFilter;
+pub use webhook::{NewWebhookRow, WebhookRow};
+pub use webhook_attempt::{DeliveryAttemptRow, DueDelivery};
+pub use webhook_delivery::{DeliveryRow, NewDelivery};
 
 /// Every statement: module, name and text. For the test that prepares each on both databases.
 #[doc(hidden)]
@@ -65,15 +95,24 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         ("app", app::STATEMENTS),
         ("audit", audit::STATEMENTS),
         ("audit_seal", audit_seal::STATEMENTS),
+        ("batch", batch::STATEMENTS),
         ("channel", channel::STATEMENTS),
         ("chunk", chunk::STATEMENTS),
+        ("compaction", compaction::STATEMENTS),
+        ("ending", ending::STATEMENTS),
         ("event", event::STATEMENTS),
+        ("gc", gc::STATEMENTS),
+        ("history", history::STATEMENTS),
         ("host", host::STATEMENTS),
         ("job", job::STATEMENTS),
+        ("job_view", job_view::STATEMENTS),
+        ("live_bytes", live_bytes::STATEMENTS),
         ("pack", pack::STATEMENTS),
         ("principal", principal::STATEMENTS),
         ("project", project::STATEMENTS),
+        ("retention", retention::STATEMENTS),
         ("role_binding", role_binding::STATEMENTS),
+        ("schedule", schedule::STATEMENTS),
         ("service_account", service_account::STATEMENTS),
         ("session", session::STATEMENTS),
         ("setting", setting::STATEMENTS),
@@ -83,6 +122,11 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         ("upload", upload::STATEMENTS),
         ("user", user::STATEMENTS),
         ("version", version::STATEMENTS),
+        ("version_label", version_label::STATEMENTS),
+        ("version_list", version_list::STATEMENTS),
+        ("webhook", webhook::STATEMENTS),
+        ("webhook_attempt", webhook_attempt::STATEMENTS),
+        ("webhook_delivery", webhook_delivery::STATEMENTS),
     ];
     let all = modules
         .into_iter()

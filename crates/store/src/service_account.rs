@@ -65,7 +65,8 @@ statements! {
     LIST = concat!(columns!(), "WHERE (p.created_at, p.id) < ($1, $2)
         ORDER BY p.created_at DESC, p.id DESC LIMIT $3 OFFSET $4");
     COUNT = "SELECT COUNT(*) FROM service_account";
-    SET_SECRET = "UPDATE service_account SET secret_hash = $2, secret_expires_at = $3 WHERE principal_id = $1";
+    SET_SECRET = "UPDATE service_account SET secret_hash = $2, secret_expires_at = $3, end_announced = FALSE
+        WHERE principal_id = $1";
 }
 
 impl Tx {

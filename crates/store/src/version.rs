@@ -1,17 +1,16 @@
 //! Versions.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
-use kkartifact_model::api::page::Page;
 use kkartifact_model::api::version::{BuildInfo, Version, VersionState};
 use kkartifact_model::{
     AppName, ChannelName, ChunkId, ManifestDigest, ProjectName, TreeDigest, VersionName, VersionRef,
 };
 
-use crate::app::AppRow;
 use crate::error::StoreError;
 use crate::id::{AppId, PrincipalId, VersionId};
-use crate::page::{Cursor, PageQuery};
-use crate::tx::{Tx, execute, fetch_all, fetch_one, fetch_optional, statements};
+use crate::tx::{Tx, execute, fetch_one, fetch_optional, statements};
 
 /// A version's row, with the names above it.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -67,10 +66,21 @@ pub struct VersionRow {
     pub created_by_name: String,
     /// When it was deleted.
     pub deleted_at: Option<DateTime<Utc>>,
+    /// What somebody wants to say about it.
+    pub notes: String,
+    /// Retention leaves it alone.
+    pub pinned: bool,
+    /// Nothing and nobody deletes it.
+    pub legal_hold: bool,
 }
 
 impl VersionRow {
-    fn into_version(self, channels: Vec<ChannelName>) -> Version {
+    /// As the API shows it, with what stands in other tables.
+    pub(crate) fn into_version(
+        self,
+        channels: Vec<ChannelName>,
+        labels: BTreeMap<String, String>,
+    ) -> Version {
         Version {
             project: self.project,
             app: self.app,
@@ -90,6 +100,10 @@ impl VersionRow {
             created_by: self.created_by_name,
             deleted_at: self.deleted_at,
             channels,
+            notes: self.notes,
+            labels,
+            pinned: self.pinned,
+            legal_hold: self.legal_hold,
         }
     }
 }
@@ -123,45 +137,25 @@ pub struct NewVersion {
     pub created_by_name: String,
 }
 
-/// Which versions of an app a list has.
-#[derive(Debug, Clone, Default)]
-pub struct VersionFilter {
-    /// Deleted ones instead of those that are there.
-    pub deleted: bool,
-    /// Only those built from this commit.
-    pub git_commit: Option<String>,
-    /// Only those of this content.
-    pub tree_digest: Option<TreeDigest>,
+// The columns of a row, of a version `v` that has the names of its app `a` and project `p`.
+macro_rules! version_columns {
+    () => {
+        "v.id, v.app_id, p.name AS project, a.name AS app, v.name, v.state, v.revision, v.tree_digest,
+            v.manifest_digest, v.manifest_root, v.meta_digest, v.entry_count, v.file_count, v.bytes, v.git_commit,
+            v.build_time, v.builder, v.created_at, v.created_by_name, v.deleted_at, v.notes, v.pinned, v.legal_hold "
+    };
 }
-
-/// An old version, and whether something keeps it.
-#[derive(Debug, Clone, sqlx::FromRow)]
-pub struct PruneCandidate {
-    /// Row id.
-    pub id: VersionId,
-    /// Its name.
-    #[sqlx(try_from = "String")]
-    pub name: VersionName,
-    /// Whether a channel points or just pointed to it, a host runs it, or it is held or pinned.
-    pub protected: bool,
+macro_rules! version_names {
+    () => {
+        "JOIN app a ON a.id = v.app_id JOIN project p ON p.id = a.project_id "
+    };
 }
-
 macro_rules! columns {
     () => {
-        "SELECT v.id, v.app_id, p.name AS project, a.name AS app, v.name, v.state, v.revision, v.tree_digest,
-            v.manifest_digest, v.manifest_root, v.meta_digest, v.entry_count, v.file_count, v.bytes, v.git_commit,
-            v.build_time, v.builder, v.created_at, v.created_by_name, v.deleted_at
-        FROM version v JOIN app a ON a.id = v.app_id JOIN project p ON p.id = a.project_id "
+        concat!("SELECT ", version_columns!(), "FROM version v ", version_names!())
     };
 }
-
-macro_rules! listed {
-    () => {
-        "WHERE v.app_id = $1 AND (v.state IN ('deleted', 'purged')) = $2
-            AND (CAST($3 AS TEXT) IS NULL OR v.git_commit = $3)
-            AND (CAST($4 AS TEXT) IS NULL OR v.tree_digest = $5)"
-    };
-}
+pub(crate) use {version_columns, version_names};
 
 statements! {
     INSERT = "INSERT INTO version (app_id, name, state, revision, tree_digest, manifest_digest, manifest_root,
@@ -175,18 +169,9 @@ statements! {
         WHERE c.app_id = $1 AND c.name = $2");
     FIND_LATEST = concat!(columns!(), "WHERE v.app_id = $1 AND v.state = 'published'
         ORDER BY v.created_at DESC, v.id DESC LIMIT 1");
-    LIST = concat!(columns!(), listed!(), " AND (v.created_at, v.id) < ($6, $7)
-        ORDER BY v.created_at DESC, v.id DESC LIMIT $8 OFFSET $9");
-    COUNT = concat!("SELECT COUNT(*) FROM version v ", listed!());
-    CHANNELS = "SELECT name FROM channel WHERE version_id = $1 ORDER BY name LIMIT 100";
     SET_STATE = "UPDATE version SET state = $2, deleted_at = $3, revision = revision + 1 WHERE id = $1";
     REVIVE = "UPDATE version SET state = 'published', deleted_at = NULL, revision = revision + 1,
             manifest_digest = $2, manifest_root = $3, meta_digest = $4 WHERE id = $1";
-    PRUNABLE = "SELECT v.id, v.name, (v.legal_hold OR v.pinned
-            OR EXISTS (SELECT 1 FROM channel c WHERE c.version_id = v.id OR c.previous_version_id = v.id)
-            OR EXISTS (SELECT 1 FROM deployment d WHERE d.version_id = v.id)) AS protected
-        FROM version v WHERE v.app_id = $1 AND v.state = 'published'
-        ORDER BY v.created_at DESC, v.id DESC LIMIT $2 OFFSET $3";
 }
 
 impl Tx {
@@ -239,54 +224,6 @@ impl Tx {
         }
     }
 
-    /// A version as the API shows it.
-    pub async fn describe_version(&mut self, row: VersionRow) -> Result<Version, StoreError> {
-        let channels = fetch_all!(self, (String,), CHANNELS, row.id)?;
-        Ok(row.into_version(channels.into_iter().filter_map(|(name,)| name.parse().ok()).collect()))
-    }
-
-    /// The versions of an app, newest first.
-    pub async fn list_versions(
-        &mut self,
-        app: &AppRow,
-        filter: &VersionFilter,
-        page: PageQuery,
-    ) -> Result<Page<Version>, StoreError> {
-        let (at, id) = (page.after.time(), page.after.id);
-        let commit = filter.git_commit.as_deref();
-        let tree = filter.tree_digest.as_ref().map_or(&[][..], |digest| digest.as_bytes());
-        let by_tree = filter.tree_digest.map(|_| "by tree");
-        let rows = fetch_all!(
-            self,
-            VersionRow,
-            LIST,
-            app.id,
-            filter.deleted,
-            commit,
-            by_tree,
-            tree,
-            at,
-            id,
-            page.fetch(),
-            page.skip()
-        )?;
-        let (total,) = fetch_one!(self, (i64,), COUNT, app.id, filter.deleted, commit, by_tree, tree)?;
-        let place = |row: &VersionRow| Cursor { at: row.created_at, id: row.id.0 };
-        let rows = page.page(rows, total, place, |row| row);
-        let mut items = Vec::with_capacity(rows.items.len());
-        for row in rows.items {
-            items.push(self.describe_version(row).await?);
-        }
-        Ok(Page {
-            items,
-            total: rows.total,
-            limit: rows.limit,
-            offset: rows.offset,
-            has_more: rows.has_more,
-            next_cursor: rows.next_cursor,
-        })
-    }
-
     /// Moves a version to another state.
     pub async fn set_version_state(
         &mut self,
@@ -301,16 +238,6 @@ impl Tx {
     pub async fn revive_version(&mut self, id: VersionId, new: &NewVersion) -> Result<(), StoreError> {
         let (manifest, root) = (&new.manifest_digest.as_bytes()[..], &new.manifest_root.as_bytes()[..]);
         execute!(self, REVIVE, id, manifest, root, &new.meta_digest.as_bytes()[..]).map(drop)
-    }
-
-    /// The published versions of an app behind the newest `keep`, at most `limit` of them, newest first.
-    pub async fn versions_beyond(
-        &mut self,
-        app: AppId,
-        keep: u32,
-        limit: u32,
-    ) -> Result<Vec<PruneCandidate>, StoreError> {
-        fetch_all!(self, PruneCandidate, PRUNABLE, app, i64::from(limit), i64::from(keep))
     }
 }
 

@@ -272,38 +272,20 @@ async fn uploads_belong_to_their_principal_and_close_once(database: TestDatabase
     assert!(!tx.touch_upload(id, expires_at).await.unwrap());
 }
 
-async fn a_job_is_claimed_once_and_only_its_claim_may_finish_it(database: TestDatabase) {
-    let database = database.open().await;
-    let mut tx = database.begin().await.unwrap();
-    let job = Job::SweepUploads {};
-    tx.insert_job(&job, Some("sweep"), None, now(), now()).await.unwrap();
-    tx.insert_job(&job, Some("sweep"), None, now(), now()).await.unwrap();
-    let due = tx.due_jobs(now(), 10).await.unwrap();
-    assert_eq!(due.len(), 1, "one queued job per key");
-    assert!(tx.due_jobs(now() - TimeDelta::seconds(1), 10).await.unwrap().is_empty());
-
-    let lease = TimeDelta::minutes(1);
-    let first = tx.claim_job(due[0], "one", lease, now()).await.unwrap().unwrap();
-    assert!(tx.claim_job(due[0], "two", lease, now()).await.unwrap().is_none());
-    // The lease ends: somebody else takes over, and the first may no longer say how it ended.
-    let later = now() + TimeDelta::minutes(2);
-    assert_eq!(tx.due_jobs(later, 10).await.unwrap(), due);
-    let second = tx.claim_job(due[0], "two", lease, later).await.unwrap().unwrap();
-    assert_eq!((first.attempt, second.attempt), (1, 2));
-    assert!(!tx.finish_job(&first, JobState::Succeeded, None, later, later).await.unwrap());
-    assert!(tx.finish_job(&second, JobState::Succeeded, None, later, later).await.unwrap());
-    assert_eq!(tx.count_jobs(JobState::Succeeded).await.unwrap(), 1);
-}
-
 async fn events_are_numbered_per_app_and_audit_rows_keep_names(database: TestDatabase) {
     let database = database.open().await;
     let (app, principal) = with_app(&database).await;
     let mut tx = database.begin().await.unwrap();
     for expected in 1..=3 {
         tx.lock_app(app.id).await.unwrap();
-        let event =
-            NewEvent { kind: EventKind::Push, app: app.id, payload: serde_json::json!({ "n": expected }) };
-        assert_eq!(tx.insert_event(&event, now()).await.unwrap(), expected);
+        let event = NewEvent {
+            kind: EventKind::Push,
+            app: Some((app.project_id, app.id)),
+            project: None,
+            payload: serde_json::json!({ "n": expected }),
+            trace_parent: None,
+        };
+        assert_eq!(tx.insert_event(&event, now()).await.unwrap(), Some(expected));
     }
     let actor = Actor {
         id: Some(principal),
@@ -315,28 +297,6 @@ async fn events_are_numbered_per_app_and_audit_rows_keep_names(database: TestDat
     let rows = tx.latest_audit(10).await.unwrap();
     assert_eq!((rows[0].action.as_str(), rows[0].outcome.as_str(), rows[0].at), ("x", "refused", now()));
     assert_eq!((rows[0].project.as_deref(), rows[0].host.as_deref()), (Some("shop"), Some("h")));
-}
-
-async fn old_versions_are_prunable_unless_something_relies_on_them(database: TestDatabase) {
-    let database = database.open().await;
-    let (app, principal) = with_app(&database).await;
-    let mut tx = database.begin().await.unwrap();
-    let actor = Actor { id: Some(principal), ..Actor::system("t", &AuditKey::derive(b"test")) };
-    let mut ids = Vec::new();
-    for i in 0..6 {
-        let new = version(&app, &format!("v{i}"), principal);
-        ids.push(tx.insert_version(&new, now() + TimeDelta::seconds(i)).await.unwrap());
-    }
-    for id in [ids[0], ids[1]] {
-        tx.move_channel(app.id, &"stable".parse().unwrap(), id, MoveAction::Promote, &actor, now())
-            .await
-            .unwrap();
-    }
-    tx.record_deployment("agent", "host", app.id, "/srv", ids[2], now()).await.unwrap();
-    let found = tx.versions_beyond(app.id, 2, 100).await.unwrap();
-    let shown: Vec<_> = found.iter().map(|v| (v.name.to_string(), v.protected)).collect();
-    let expected = [("v3", false), ("v2", true), ("v1", true), ("v0", true)];
-    assert_eq!(shown, expected.map(|(name, protected)| (name.to_owned(), protected)));
 }
 
 async fn settings_are_set_added_and_taken(database: TestDatabase) {
@@ -388,9 +348,7 @@ on_both_databases! {
     chunks_are_found_per_app_and_only_with_their_pack,
     channels_move_with_history_and_roll_back_one_by_one,
     uploads_belong_to_their_principal_and_close_once,
-    a_job_is_claimed_once_and_only_its_claim_may_finish_it,
     events_are_numbered_per_app_and_audit_rows_keep_names,
-    old_versions_are_prunable_unless_something_relies_on_them,
     settings_are_set_added_and_taken,
     files_found_to_have_a_digest_are_remembered,
     what_a_version_needs_of_packs_is_recorded,

@@ -13,12 +13,16 @@ mod agent;
 mod database;
 pub mod oidc;
 pub mod process;
+mod receiver;
+mod redis;
 mod server;
 mod service_process;
 pub mod tree;
 
 pub use agent::TestAgent;
 pub use database::TestDatabase;
+pub use receiver::*;
+pub use redis::RedisProcess;
 pub use server::{Answer, TestServer};
 pub use service_process::ServiceProcess;
 

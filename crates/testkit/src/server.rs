@@ -230,7 +230,7 @@ impl TestServer {
     /// Waits until no background job is left to do.
     pub async fn settle(&self) {
         loop {
-            let jobs = self.get("/jobs", &self.admin).await.expect(200).json();
+            let jobs = self.get("/jobs/counts", &self.admin).await.expect(200).json();
             if jobs["queued"] == 0 && jobs["running"] == 0 {
                 return;
             }

@@ -9,9 +9,9 @@ use reqwest::Method;
 use serde_json::json;
 
 /// What paths have places for.
-const PARAMETERS: [&str; 12] = [
+const PARAMETERS: [&str; 16] = [
     "project", "app", "version", "upload", "token", "channel", "session", "user", "client", "policy",
-    "binding", "key",
+    "binding", "key", "webhook", "delivery", "job", "schedule",
 ];
 
 async fn nothing_is_open_without_a_token_but_health_metrics_and_the_one_time_secret(db: TestDatabase) {

@@ -25,6 +25,7 @@ async fn a_token_of_another_app_never_learns_or_gets_anything(db: TestDatabase) 
             "/manifest/shop/web/v1",
             "/manifest/shop/web/@latest",
             "/file/shop/web/v1?path=a",
+            "/archive/shop/web/v1?format=tar.gz",
         ] {
             // Word for word what one gets for something that does not exist.
             let real = server.get(path, &token).await.expect(404).json();

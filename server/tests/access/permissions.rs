@@ -39,6 +39,14 @@ async fn permissions_are_checked_on_every_kind_of_route(db: TestDatabase) {
         server.post("/promote", &token, promote.clone()).await.expect(if may_promote { 200 } else { 403 });
         let change = server.call(Method::PATCH, app, &token, Some(json!({ "description": "x" }))).await;
         change.expect(if may_admin { 200 } else { 403 });
+        let archive = server.get("/archive/shop/web/v1?format=tar.gz", &token).await;
+        archive.expect(if may_pull { 200 } else { 403 });
+        let notes = Some(json!({ "notes": "x" }));
+        let noted = server.call(Method::PATCH, &format!("{app}/versions/v1"), &token, notes).await;
+        noted.expect(if may_push { 200 } else { 403 });
+        let hold = Some(json!({ "legal_hold": true }));
+        let held = server.call(Method::PATCH, &format!("{app}/versions/v1"), &token, hold).await;
+        held.expect(if may_admin { 200 } else { 403 });
         let delete = server.call(Method::DELETE, &format!("{app}/versions/none"), &token, None).await;
         delete.expect(if may_admin { 404 } else { 403 });
         // What is beyond the scope is not even visible.
@@ -99,11 +107,14 @@ async fn every_route_states_what_it_needs_and_bodies_cannot_skip_it(db: TestData
     let app = json!({ "project": "shop", "app": "web" });
     let version = json!({ "project": "shop", "app": "web", "version": "v1" });
     let binding = json!({ "subject": { "group": "x" }, "permissions": ["view"], "scope": app });
+    let url = "https://hooks.example.com/x";
+    let webhook = json!({ "name": "x", "url": url, "events": ["push"], "scope": app });
     for route in RouteTable::get().unwrap().routes() {
         if matches!(route.access, Access::Needs(_, Scope::Body)) {
             let path = route.path.replace("/api/v1", "");
             let body = match path.as_str() {
                 "/role-bindings" => &binding,
+                "/webhooks" => &webhook,
                 "/rollback" => &app,
                 _ => &version,
             };

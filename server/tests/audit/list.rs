@@ -35,6 +35,7 @@ async fn four_rows(server: &TestServer) {
             name: name.into(),
             address: Some(format!("192.0.2.{number}")),
             request_id: Some(format!("request-{number}")),
+            trace_parent: None,
             key: resources.auth.audit_key().clone(),
         };
         let row = NewAudit { detail: json!({ "number": number }), ..row };

@@ -90,6 +90,7 @@ async fn probes(resources: &Resources, numbers: std::ops::Range<u32>, at: DateTi
         name: PROBER.into(),
         address: Some("192.0.2.1".into()),
         request_id: None,
+        trace_parent: None,
         key: resources.auth.audit_key().clone(),
     };
     let mut tx = resources.db.begin().await.unwrap();

@@ -10,11 +10,9 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header;
-use kkartifact_blob::{BlobStore, ChunkAt};
 use kkartifact_model::ChunkId;
 use kkartifact_model::manifest::{ManifestRoot, RefSet};
 use kkartifact_model::wire::{BatchWriter, Part, STREAM_TYPE, StoredChunk, encode_end, encode_error};
-use kkartifact_service::content::{chunk_at, missing};
 use kkartifact_service::http::extract::{AnyVersion, RawBody};
 use kkartifact_service::http::stream::{Outgoing, outgoing};
 use kkartifact_service::routes::Route;
@@ -38,7 +36,6 @@ pub(crate) async fn post(
     let (sender, out) = outgoing(route.timeout);
     let sending = Sending {
         content: resources.content.clone(),
-        blob: resources.blob.clone(),
         handle: Handle::current(),
         app: app.id,
         sender,
@@ -63,7 +60,6 @@ const PIECE: u64 = 256 << 10;
 /// Sends chunks. Runs on a thread that may block.
 struct Sending {
     content: Content,
-    blob: BlobStore,
     handle: Handle,
     app: AppId,
     sender: Outgoing,
@@ -124,10 +120,7 @@ impl Sending {
     /// Sends what is waiting.
     fn flush(&mut self) -> ApiResult<Receiver> {
         let ids = std::mem::take(&mut self.waiting);
-        let found = self.handle.block_on(self.content.locate(self.app, &ids))?;
-        let places =
-            ids.iter().map(|id| found.get(id).map(|at| chunk_at(*id, at)).ok_or_else(|| missing(*id)));
-        let places: Vec<ChunkAt> = places.collect::<ApiResult<_>>()?;
+        let places = self.handle.block_on(self.content.places(self.app, &ids))?;
         let mut rest = places.as_slice();
         while !rest.is_empty() {
             let mut bytes = 0;
@@ -137,7 +130,8 @@ impl Sending {
             });
             let (piece, tail) = rest.split_at(many.count().max(1));
             rest = tail;
-            for (at, stored) in piece.iter().zip(self.handle.block_on(self.blob.read_stored(piece))?) {
+            let read = self.handle.block_on(self.content.read_stored(self.app, piece))?;
+            for (at, stored) in piece.iter().zip(read) {
                 self.bytes += stored.len() as u64;
                 self.batch.push(&StoredChunk { id: at.id, len: at.len, stored }, Part::default());
             }

@@ -8,10 +8,9 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method, StatusCode, header};
-use kkartifact_blob::ChunkAt;
 use kkartifact_model::manifest::{ChunkRef, FileNode, Node};
 use kkartifact_model::{Code, TreePath};
-use kkartifact_service::content::{chunk_at, missing, together};
+use kkartifact_service::content::together;
 use kkartifact_service::http::extract::{AnyVersion, Query};
 use kkartifact_service::http::stream::{Outgoing, outgoing};
 use kkartifact_service::routes::Route;
@@ -132,13 +131,7 @@ async fn send(
         let (part, tail) = rest.split_at(together(rest, PIECE));
         rest = tail;
         let ids: Vec<_> = part.iter().map(|chunk| chunk.id).collect();
-        let found = resources.content.locate(app, &ids).await?;
-        let places = part.iter().map(|chunk| {
-            let at = found.get(&chunk.id).ok_or_else(|| missing(chunk.id))?;
-            Ok(chunk_at(chunk.id, at))
-        });
-        let places: Vec<ChunkAt> = places.collect::<ApiResult<_>>()?;
-        for bytes in resources.blob.read_chunks(&places).await? {
+        for bytes in resources.content.read_chunks(app, &ids).await? {
             let end = start + bytes.len() as u64;
             let part =
                 within(range.start.saturating_sub(start), range.end.saturating_sub(start), bytes.len());

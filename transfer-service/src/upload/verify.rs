@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use kkartifact_blob::{BlobStore, ChunkAt};
 use kkartifact_model::manifest::{ChunkRef, Entry, FileNode, ManifestRoot};
 use kkartifact_model::{ChunkId, Code, FileDigest};
-use kkartifact_service::content::{chunk_at, together};
+use kkartifact_service::content::together;
 use kkartifact_service::{ApiError, ApiResult, Content, Resources};
 use kkartifact_store::{AppId, ChunkLocation, Database, PackId, VersionPack};
 use sha2::{Digest as _, Sha256};
@@ -29,7 +28,6 @@ pub(super) fn verify(
 ) -> ApiResult<Vec<VersionPack>> {
     let mut verifier = Verifier {
         content: resources.content.clone(),
-        blob: resources.blob.clone(),
         db: resources.db.clone(),
         handle: Handle::current(),
         app,
@@ -38,9 +36,9 @@ pub(super) fn verify(
         missing: 0,
         packs: BTreeMap::new(),
     };
-    verifier.use_chunks(&[root_id])?;
+    verifier.use_own(&[root_id])?;
     for blocks in root.blocks.chunks(BATCH) {
-        verifier.use_chunks(&blocks.iter().map(|block| block.id).collect::<Vec<_>>())?;
+        verifier.use_own(&blocks.iter().map(|block| block.id).collect::<Vec<_>>())?;
     }
     for entry in resources.content.entries(app, root.clone()) {
         verifier.push(entry?)?;
@@ -50,7 +48,6 @@ pub(super) fn verify(
 
 struct Verifier {
     content: Content,
-    blob: BlobStore,
     db: Database,
     handle: Handle,
     app: AppId,
@@ -85,7 +82,7 @@ impl Verifier {
             }
         }
         // Reading is pointless while something is missing.
-        if self.missing > 0 { Ok(()) } else { self.prove(&unproven, &found) }
+        if self.missing > 0 { Ok(()) } else { self.prove(&unproven) }
     }
 
     /// Looks chunks up and notes that the version needs them.
@@ -100,6 +97,17 @@ impl Verifier {
             bits[byte] |= 1 << bit;
         }
         Ok(found)
+    }
+
+    /// The same for what the server has made of the manifest. What is cached can be read without being stored, and a
+    /// version must not be published whose manifest is not.
+    fn use_own(&mut self, ids: &[ChunkId]) -> ApiResult<()> {
+        let found = self.use_chunks(ids)?;
+        if ids.iter().all(|id| found.contains_key(id)) {
+            return Ok(());
+        }
+        let message = "the manifest of this upload is not stored any more; send it again and finish";
+        Err(ApiError::new(Code::UploadIncomplete, message))
     }
 
     fn is_there(
@@ -124,11 +132,7 @@ impl Verifier {
     }
 
     /// Finds files whose digests nobody has checked, reads them and remembers the result.
-    fn prove(
-        &mut self,
-        files: &[(&str, &FileNode)],
-        found: &HashMap<ChunkId, ChunkLocation>,
-    ) -> ApiResult<()> {
+    fn prove(&mut self, files: &[(&str, &FileNode)]) -> ApiResult<()> {
         if files.is_empty() {
             return Ok(());
         }
@@ -142,7 +146,7 @@ impl Verifier {
         })?;
         let mut proven = Vec::new();
         for ((path, file), _) in files.iter().zip(known).filter(|(_, known)| !known) {
-            let sha256 = self.read(&file.chunks, found)?;
+            let sha256 = self.read(&file.chunks)?;
             check(path, file, sha256)?;
             proven.push((ListHash::of(&file.chunks), sha256));
         }
@@ -159,15 +163,14 @@ impl Verifier {
         })
     }
 
-    fn read(&self, chunks: &[ChunkRef], found: &HashMap<ChunkId, ChunkLocation>) -> ApiResult<FileDigest> {
+    fn read(&self, chunks: &[ChunkRef]) -> ApiResult<FileDigest> {
         let mut sha256 = Sha256::new();
         let mut rest = chunks;
         while !rest.is_empty() {
             let (part, tail) = rest.split_at(together(rest, READ));
             rest = tail;
-            let places: Vec<ChunkAt> =
-                part.iter().filter_map(|chunk| Some(chunk_at(chunk.id, found.get(&chunk.id)?))).collect();
-            for bytes in self.handle.block_on(self.blob.read_chunks(&places))? {
+            let ids: Vec<_> = part.iter().map(|chunk| chunk.id).collect();
+            for bytes in self.handle.block_on(self.content.read_chunks(self.app, &ids))? {
                 sha256.update(&bytes);
             }
         }

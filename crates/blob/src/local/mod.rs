@@ -16,6 +16,7 @@ use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kkartifact_model::ChunkId;
@@ -30,6 +31,11 @@ use temporary::Temporary;
 
 /// How many packs are kept open for reading.
 const OPEN_PACKS: u64 = 256;
+/// For how long a pack stays open that nobody reads: an open file takes room although another process has removed it.
+const OPEN_FOR: Duration = Duration::from_mins(1);
+/// How many superseded markers are looked for. There are as many as states of the version that came too fast to be
+/// written one by one.
+const SUPERSEDED: i64 = 1000;
 
 /// A directory that holds content.
 #[derive(Debug, Clone)]
@@ -55,7 +61,8 @@ impl Directory {
         }
         sync_dir(&root)?;
         let temporary = Arc::new(Temporary::open(&root.join("tmp"))?);
-        Ok(Self { root, reserve: config.reserve, temporary, open: Cache::new(OPEN_PACKS) })
+        let open = Cache::builder().max_capacity(OPEN_PACKS).time_to_idle(OPEN_FOR).build();
+        Ok(Self { root, reserve: config.reserve, temporary, open })
     }
 
     pub(crate) fn put_audit_head(&self, text: &[u8]) -> Result<(), BlobError> {
@@ -89,7 +96,27 @@ impl Directory {
     }
 
     pub(crate) fn pack_size(&self, key: Uuid) -> Result<u64, BlobError> {
-        Ok(self.file(key)?.metadata().map_err(BlobError::io("looking at a pack"))?.len())
+        // By its name: one that is still open may have been removed.
+        fs::metadata(self.pack_path(key)).map(|found| found.len()).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => BlobError::NotFound(format!("pack {key}")),
+            _ => BlobError::io("looking at a pack")(error),
+        })
+    }
+
+    pub(crate) fn remove_pack(&self, key: Uuid) -> Result<u64, BlobError> {
+        let path = self.pack_path(key);
+        let size = fs::metadata(&path).map_or(0, |found| found.len());
+        let freed = match fs::remove_file(&path) {
+            Ok(()) => size,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(BlobError::io("removing a pack")(error)),
+        };
+        self.open.invalidate(&key);
+        // Only now the file is closed, and its room free.
+        self.open.run_pending_tasks();
+        // Also when it was gone: whoever removed it may have died before this.
+        sync_dir(&self.pack_dir(key.as_bytes()[15]))?;
+        Ok(freed)
     }
 
     fn file(&self, key: Uuid) -> Result<Arc<fs::File>, BlobError> {
@@ -160,6 +187,20 @@ impl Directory {
         }
         let name = format!("{}.{}", marker.version, marker.revision);
         let steps = Steps { written: "marker.written", synced: None, renamed: None };
-        write_document(&self.temporary, &dir.join(name), text, &steps)
+        write_document(&self.temporary, &dir.join(name), text, &steps)?;
+        remove_superseded(&dir, marker);
+        Ok(())
+    }
+}
+
+/// Removes a version's markers of smaller revisions. One that stays does no harm: the largest revision counts.
+fn remove_superseded(dir: &Path, marker: &VersionMarker) {
+    for revision in marker.revision.saturating_sub(SUPERSEDED).max(1)..marker.revision {
+        let removed = fs::remove_file(dir.join(format!("{}.{revision}", marker.version)));
+        if let Err(error) = removed
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, version = %marker.version, revision, "could not remove a superseded marker");
+        }
     }
 }

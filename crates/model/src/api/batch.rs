@@ -34,6 +34,34 @@ const fn one() -> u32 {
     1
 }
 
+impl BatchQuery {
+    /// Which versions it asks for, without of which apps.
+    pub fn filter(&self) -> BatchFilter {
+        BatchFilter {
+            limit: self.limit,
+            channel: self.channel.clone(),
+            label: self.label.clone(),
+            git_commit: self.git_commit.clone(),
+        }
+    }
+}
+
+/// Which versions of each app a batch query asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchFilter {
+    /// How many of each app's versions, newest first.
+    pub limit: u32,
+    /// Only the version that this channel points to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<ChannelName>,
+    /// Only versions with this label: `key` or `key=value`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Only versions built from this commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git_commit: Option<String>,
+}
+
 /// An app by its names, as somebody wrote them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,7 +81,8 @@ pub struct BatchEntry {
     pub app: String,
     /// Its versions, newest first.
     pub versions: Vec<Version>,
-    /// `not_found` where there is no such app or the caller may not see it.
+    /// `not_found` where there is no such app or the caller may not see it, `internal` where what is stored of it can't
+    /// be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

@@ -161,6 +161,7 @@ fn written<'a>(
         name: deed.name.clone(),
         address: deed.address.clone(),
         request_id: None,
+        trace_parent: None,
         key: key.clone(),
     };
     let row = NewAudit {

@@ -302,6 +302,7 @@ impl Authenticator {
             csrf_token: None,
             address: context.ip().map(|address| address.to_string()),
             request_id: context.id.clone(),
+            trace: context.trace,
             audit_key: self.audit_key.clone(),
         }
     }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::grants::{Grants, Object};
 use super::keys::Claims;
 use crate::error::{ApiError, ApiResult};
+use crate::http::trace::Trace;
 
 /// What a caller proved who they are with. Names the row that is read on every request.
 #[derive(Debug, Clone)]
@@ -48,6 +49,7 @@ pub struct Caller {
     pub(super) csrf_token: Option<String>,
     pub(super) address: Option<String>,
     pub(super) request_id: String,
+    pub(super) trace: Trace,
     pub(super) audit_key: AuditKey,
 }
 
@@ -68,6 +70,11 @@ impl Caller {
     /// The request that they came with.
     pub(crate) fn request_id(&self) -> &str {
         &self.request_id
+    }
+
+    /// The trace that the request belongs to.
+    pub(crate) fn trace(&self) -> Trace {
+        self.trace
     }
 
     /// Requires a permission on everything.
@@ -92,6 +99,7 @@ impl Caller {
             name: self.name.clone(),
             address: self.address.clone(),
             request_id: Some(self.request_id.clone()),
+            trace_parent: Some(self.trace.to_string()),
             key: self.audit_key.clone(),
         }
     }

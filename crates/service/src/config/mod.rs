@@ -13,6 +13,8 @@ use kkartifact_model::manifest::TreeLimits;
 use kkartifact_store::DatabaseConfig;
 use serde::Deserialize;
 
+use crate::webhook;
+
 pub use sections::{
     Audit, Auth, CreateOnPush, Database, DeclaredWebhook, Gc, Jobs, Limits, Log, LogFormat, Oidc, Outbound, Rate,
     Redis, Server, Storage, Upload, Webhooks,
@@ -185,6 +187,7 @@ impl Config {
                 mistakes.push(format!("outbound.allow: {error}"));
             }
         }
+        mistakes.extend(webhook::check::declared(&self.webhooks.declared, &self.outbound.allow));
     }
 
     /// Whether browsers reach the server by https.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kkartifact_blob::{BlobStore, ChunkAt};
+use kkartifact_blob::{BlobError, BlobStore, ChunkAt};
 use kkartifact_model::manifest::{BlockRef, ChunkRef, Entry, ManifestRoot, Record, RecordReader};
 use kkartifact_model::{ChunkId, TreePath};
 use kkartifact_store::{AppId, ChunkLocation, Database};
@@ -24,6 +24,15 @@ pub struct Content {
     /// Blocks as they are encoded.
     blocks: Cache<(AppId, ChunkId), Bytes>,
     roots: Cache<(AppId, ChunkId), Arc<ManifestRoot>>,
+}
+
+/// In which form chunks are read.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    /// As they were before compression, verified.
+    Original,
+    /// As they are stored: the receiver verifies them.
+    Stored,
 }
 
 /// What a block of a root costs in memory, about.
@@ -54,11 +63,48 @@ impl Content {
         Ok(found)
     }
 
+    /// Where an app's chunks are, in the order asked; an error if it has not one of them. Callers bound the number.
+    pub async fn places(&self, app: AppId, ids: &[ChunkId]) -> ApiResult<Vec<ChunkAt>> {
+        let found = self.locate(app, ids).await?;
+        let place = |id: &ChunkId| found.get(id).map(|at| chunk_at(*id, at)).ok_or_else(|| missing(*id));
+        ids.iter().map(place).collect()
+    }
+
     /// A chunk of an app, verified.
     pub async fn chunk(&self, app: AppId, id: ChunkId) -> ApiResult<Bytes> {
-        let found = self.locate(app, &[id]).await?;
-        let at = found.get(&id).ok_or_else(|| missing(id))?;
-        Ok(self.blob.read_chunk(&chunk_at(id, at)).await?)
+        self.read_chunks(app, &[id]).await?.pop().ok_or_else(|| missing(id))
+    }
+
+    /// The original bytes of an app's chunks, verified, in the order asked. Callers bound the number and the bytes.
+    pub async fn read_chunks(&self, app: AppId, ids: &[ChunkId]) -> ApiResult<Vec<Bytes>> {
+        let places = self.places(app, ids).await?;
+        self.read(app, &places, Form::Original).await
+    }
+
+    /// The stored bytes of an app's chunks, whose places [`Content::places`] gave a while ago, in their order: for
+    /// receivers that verify them themselves. Callers bound the bytes.
+    pub async fn read_stored(&self, app: AppId, places: &[ChunkAt]) -> ApiResult<Vec<Bytes>> {
+        self.read(app, places, Form::Stored).await
+    }
+
+    /// Reads chunks where they were found. If a pack has gone since, its chunks have been moved to another one: they are
+    /// looked up again, once.
+    async fn read(&self, app: AppId, places: &[ChunkAt], form: Form) -> ApiResult<Vec<Bytes>> {
+        match self.try_read(places, form).await {
+            Err(BlobError::NotFound(_)) => {
+                let ids: Vec<_> = places.iter().map(|at| at.id).collect();
+                let places = self.places(app, &ids).await?;
+                Ok(self.try_read(&places, form).await?)
+            }
+            read => Ok(read?),
+        }
+    }
+
+    async fn try_read(&self, places: &[ChunkAt], form: Form) -> Result<Vec<Bytes>, BlobError> {
+        match form {
+            Form::Original => self.blob.read_chunks(places).await,
+            Form::Stored => self.blob.read_stored(places).await,
+        }
     }
 
     /// The root of a manifest.

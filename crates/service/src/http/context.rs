@@ -9,6 +9,7 @@ use http::request::Parts;
 use ipnet::IpNet;
 use uuid::Uuid;
 
+use super::trace::Trace;
 use crate::auth::Caller;
 use crate::error::{ApiError, ApiResult};
 
@@ -20,6 +21,8 @@ pub const REQUEST_ID: &str = "x-request-id";
 pub struct RequestContext {
     /// Names the request in answers, logs and audit rows.
     pub id: String,
+    /// The trace that it belongs to.
+    pub trace: Trace,
     client: Option<IpAddr>,
     pub(super) seen: Arc<Seen>,
 }
@@ -42,12 +45,13 @@ impl RequestContext {
         });
         let id = harmless.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
         let client = peer.map(|peer| client(peer.ip(), headers, trusted));
-        Self { id, client, seen: Arc::default() }
+        Self { id, trace: Trace::of(headers), client, seen: Arc::default() }
     }
 
     /// The context of work for a caller that goes on after the request was admitted.
     pub(crate) fn of(caller: &Caller) -> Self {
-        Self { id: caller.request_id().to_owned(), client: None, seen: Arc::default() }
+        let (id, trace) = (caller.request_id().to_owned(), caller.trace());
+        Self { id, trace, client: None, seen: Arc::default() }
     }
 
     /// Where the request came from.

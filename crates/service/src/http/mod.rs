@@ -8,6 +8,7 @@ pub(crate) mod gate;
 mod observe;
 mod serve;
 pub mod stream;
+pub mod trace;
 mod watch;
 
 pub use observe::observed;

@@ -52,7 +52,7 @@ async fn observe(trusted: Arc<[IpNet]>, mut request: Request, next: Next) -> Res
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
     let context = RequestContext::new(request.headers(), address, &trusted);
     request.extensions_mut().insert(context.clone());
-    let span = tracing::info_span!("request", id = %context.id);
+    let span = tracing::info_span!("request", id = %context.id, trace = context.trace.id());
     let (method, started) = (request.method().clone(), Instant::now());
     let response = next.run(request).instrument(span.clone()).await;
     let response = finish(response, &context).await;

@@ -31,6 +31,9 @@ const WRITE_TO: &str = "KKARTIFACT_ACCESS_MATRIX";
 /// What these do to their target can't be undone: each call gets projects of its own.
 const DESTROYS: [&str; 2] = ["project.delete", "app.delete"];
 
+/// Their answers go on until somebody hangs up.
+const ENDLESS: [&str; 2] = ["event.stream", "job.stream"];
+
 /// Marks by route and target.
 type Expected = BTreeMap<(String, String), String>;
 
@@ -48,10 +51,17 @@ struct Outcome {
 fn targets(route: &Route) -> &'static [&'static str] {
     match route.name.as_str() {
         // Their bodies may name a whole project, or everything.
-        "token.create" | "role_binding.create" => &["own", "sibling", "other", "project", "all"],
+        "token.create" | "role_binding.create" | "webhook.create" => {
+            &["own", "sibling", "other", "project", "all"]
+        }
         // Looking and doing need different permissions.
         "version.prune" => &["own", "sibling", "other", "delete"],
-        "token.revoke" | "role_binding.delete" | "session.revoke" | "upload.finish" => &["own", "other"],
+        "token.revoke" | "role_binding.delete" | "session.revoke" | "upload.finish" | "batch.result" => {
+            &["own", "other"]
+        }
+        // Those of no project are `all`.
+        "job.get" | "job.retry" | "job.cancel" => &["own", "sibling", "other", "all"],
+        _ if route.path.contains("{webhook}") => &["own", "project", "other", "all"],
         _ if matches!(route.access, Access::Needs(_, Scope::Body)) || route.path.contains("{app}") => {
             &["own", "sibling", "other"]
         }
@@ -91,7 +101,7 @@ async fn call(cell: &Cell<'_>) -> (String, String) {
     let response = recipes::request(cell).await.send().await.unwrap();
     let status = response.status();
     // A stream of events has no end to wait for.
-    let endless = cell.route.name == "event.stream" && status.is_success();
+    let endless = ENDLESS.contains(&cell.route.name.as_str()) && status.is_success();
     let body = if endless { String::new() } else { response.text().await.unwrap_or_default() };
     (mark(status), body.chars().take(300).collect())
 }
@@ -150,6 +160,7 @@ async fn every_route_for_every_principal_at_every_target(db: TestDatabase) {
         config.rate.guesses_per_minute = 1 << 20;
         config.server.public_url = Some("http://releases.test".into());
         config.outbound.allow = vec!["127.0.0.1".into()];
+        config.webhooks.most = 10_000;
         config.oidc.issuer = Some(provider.issuer().to_owned());
         config.oidc.sign_up = true;
     })

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use chrono::TimeDelta;
 use kkartifact_model::api::oauth::{SUBJECT_TOKEN_TYPES, TOKEN_EXCHANGE};
 use kkartifact_testkit::oidc::OidcProvider;
-use kkartifact_testkit::{Answer, TestServer};
+use kkartifact_testkit::{Answer, Receiver, TestServer};
 use reqwest::redirect::Policy;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -347,6 +347,8 @@ pub(super) struct Stage<'a> {
     pub(super) client: ServiceAccount,
     /// The signing keys that callers' tokens depend on.
     pub(super) keys: Vec<String>,
+    /// Where webhooks lead to.
+    pub(super) receiver: Receiver,
     provider: Arc<OidcProvider>,
     callers: BTreeMap<char, Vec<Principal>>,
 }
@@ -364,7 +366,8 @@ impl<'a> Stage<'a> {
         let visitor = Person::make(server, "none").await;
         let client = ServiceAccount::make(server).await;
         let keys = keys(server).await.into_iter().map(|(id, _)| id).collect();
-        Self { server, world, visitor, client, keys, provider, callers }
+        let receiver = Receiver::start().await;
+        Self { server, world, visitor, client, keys, receiver, provider, callers }
     }
 
     /// The callers of a column: all of them must get the same answer.

@@ -1,6 +1,8 @@
 //! How each route is called so that it succeeds for whoever may: what it needs is there, and what it consumes was
 //! made for this call alone.
 
+mod background;
+
 use chrono::TimeDelta;
 use kkartifact_model::TreePath;
 use kkartifact_model::manifest::{Entry, Mode, Node, RecordWriter, RefSet};
@@ -95,7 +97,10 @@ pub(super) async fn request(cell: &Cell<'_>) -> RequestBuilder {
         "token" | "role_binding" => grant(cell).await,
         "user" | "service_account" | "trust_policy" | "key" => account(cell).await,
         "project" | "app" | "version" | "channel" => metadata(cell).await,
-        "upload" | "file" | "chunks" => content(cell).await,
+        "upload" | "file" | "chunks" | "archive" => content(cell).await,
+        "webhook" | "delivery" | "retention" | "job" | "schedule" | "batch" => {
+            background::request(cell).await
+        }
         "audit" if cell.route.name == "audit.export" => cell.call(&[]).query(&[("format", "jsonl")]),
         _ => cell.call(&[]),
     }
@@ -230,6 +235,13 @@ async fn metadata(cell: &Cell<'_>) -> RequestBuilder {
         "project.create" => cell.call(&[]).json(&json!({ "name": fresh("project") })),
         "app.create" => cell.call(&[]).json(&json!({ "name": fresh("app") })),
         "project.update" | "app.update" => cell.call(&[]).json(&json!({ "description": "changed" })),
+        "version.update" => cell.call(&[]).json(&json!({ "notes": "looked at" })),
+        "version.quarantine" | "version.release" => {
+            let before = if cell.route.name == "version.release" { "quarantine" } else { "release" };
+            // Whether or not it was so already.
+            server.call(Method::POST, &format!("{spare}/{before}"), &server.admin, None).await;
+            cell.call(&[("version", "v0")])
+        }
         "version.delete" => {
             as_admin(server, Method::POST, &format!("{spare}/restore"), None).await;
             cell.call(&[("version", "v0")])
@@ -274,6 +286,7 @@ async fn content(cell: &Cell<'_>) -> RequestBuilder {
             cell.call(&[("version", &version)]).query(&[("path", "a")]).body("content")
         }
         "file.get" => cell.call(&[]).query(&[("path", "a")]),
+        "archive.get" => cell.call(&[]).query(&[("format", "tar.gz")]),
         "chunks.get" => {
             let mut first = RefSet::new(1);
             first.insert(0);

@@ -1,0 +1,231 @@
+//! The job table: claims, fences, takeovers, lanes and the order of changes, on both databases.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use chrono::{DateTime, TimeDelta, Utc};
+use kkartifact_model::api::job::JobState;
+use kkartifact_model::job::Job;
+use kkartifact_store::{Beat, Database, Ending, JobId, JobRow, NewJob, Reach, StoreError};
+use kkartifact_testkit::{TestDatabase, on_both_databases};
+use serde_json::json;
+
+on_both_databases! {
+    a_job_is_claimed_once,
+    only_the_attempt_that_holds_a_job_ends_it,
+    a_silent_attempt_is_taken_over_and_dies_in_the_end,
+    one_of_cancel_and_ending_wins,
+    one_queued_job_has_a_key,
+    a_retry_that_finds_its_key_queued_gives_way,
+    no_lane_hides_another,
+    changes_come_in_the_order_of_commits,
+}
+
+const KIND: &str = "sweep_uploads";
+const JOB: Job = Job::SweepUploads {};
+
+fn now() -> DateTime<Utc> {
+    "2026-01-02T03:04:05Z".parse().unwrap()
+}
+
+fn everything() -> Reach {
+    Reach { everything: true, ..Reach::default() }
+}
+
+async fn queue(database: &Database, new: &NewJob<'_>) -> Option<JobId> {
+    let mut tx = database.begin().await.unwrap();
+    let id = tx.insert_job(new, now()).await.unwrap();
+    tx.commit().await.unwrap();
+    id
+}
+
+async fn claim(database: &Database, id: JobId, owner: &str) -> Option<JobRow> {
+    let mut tx = database.begin().await.unwrap();
+    let row = tx.claim_jobs(&[id], owner, now()).await.unwrap().pop();
+    tx.commit().await.unwrap();
+    row
+}
+
+async fn end(database: &Database, row: &JobRow, state: JobState) -> bool {
+    let ending =
+        Ending { state, failed: state != JobState::Succeeded, error: None, result: None, run_at: now() };
+    let mut tx = database.begin().await.unwrap();
+    let own = tx.end_job(row, &ending, now()).await.unwrap();
+    tx.commit().await.unwrap();
+    own
+}
+
+async fn state(database: &Database, id: JobId) -> JobState {
+    let mut tx = database.read().await.unwrap();
+    tx.find_job(id).await.unwrap().unwrap().state
+}
+
+async fn a_job_is_claimed_once(database: TestDatabase) {
+    let database = database.open().await;
+    let later = NewJob::new(&JOB, now() + TimeDelta::seconds(1));
+    let id = queue(&database, &NewJob::new(&JOB, now())).await.unwrap();
+    let not_yet = queue(&database, &later).await.unwrap();
+    let mut tx = database.read().await.unwrap();
+    let due = tx.due_jobs(KIND, &[], 10, 10, now()).await.unwrap();
+    assert_eq!(due.iter().map(|job| job.id).collect::<Vec<_>>(), [id]);
+    drop(tx);
+    let row = claim(&database, id, "one").await.unwrap();
+    assert_eq!((row.attempt, row.kind.as_str()), (1, KIND));
+    assert!(claim(&database, id, "two").await.is_none());
+    assert!(claim(&database, not_yet, "one").await.is_none(), "it is not due");
+}
+
+async fn only_the_attempt_that_holds_a_job_ends_it(database: TestDatabase) {
+    let database = database.open().await;
+    let id = queue(&database, &NewJob::new(&JOB, now())).await.unwrap();
+    let first = claim(&database, id, "one").await.unwrap();
+    assert!(end(&database, &first, JobState::Queued).await);
+    let second = claim(&database, id, "two").await.unwrap();
+    assert_eq!((second.attempt, second.failures), (2, 1));
+
+    let mut tx = database.begin().await.unwrap();
+    assert!(!tx.holds_job(&first).await.unwrap());
+    assert!(tx.holds_job(&second).await.unwrap());
+    assert!(!tx.note_progress(&first, &json!(1), now()).await.unwrap());
+    assert!(tx.note_progress(&second, &json!({ "at": 2 }), now()).await.unwrap());
+    tx.commit().await.unwrap();
+    assert!(!end(&database, &first, JobState::Succeeded).await);
+    assert_eq!(state(&database, id).await, JobState::Running);
+    assert!(end(&database, &second, JobState::Succeeded).await);
+    assert!(!end(&database, &second, JobState::Failed).await, "it is over");
+}
+
+async fn a_silent_attempt_is_taken_over_and_dies_in_the_end(database: TestDatabase) {
+    let database = database.open().await;
+    let id = queue(&database, &NewJob::new(&JOB, now())).await.unwrap();
+    for attempt in 1..=JOB.max_attempts() {
+        let row = claim(&database, id, "one").await.unwrap();
+        let mut tx = database.begin().await.unwrap();
+        let beats = tx.job_beats(JobId(0), 10).await.unwrap();
+        assert_eq!(beats, [Beat { id, attempt, beat: 0 }]);
+        let given = tx.beat_jobs(&[id], "one").await.unwrap();
+        assert_eq!(given, [Beat { id, attempt, beat: 1 }]);
+        assert!(tx.beat_jobs(&[id], "another").await.unwrap().is_empty(), "only its owner speaks for it");
+        assert_eq!(tx.take_over_job(&beats[0], now()).await.unwrap(), None, "it has just given a sign");
+        let state = tx.take_over_job(&given[0], now()).await.unwrap().unwrap();
+        let last = attempt == JOB.max_attempts();
+        assert_eq!(state, if last { "dead" } else { "queued" });
+        assert!(!tx.holds_job(&row).await.unwrap());
+        tx.commit().await.unwrap();
+    }
+    let mut tx = database.begin().await.unwrap();
+    assert!(tx.requeue_job(id, now()).await.unwrap());
+    assert!(!tx.requeue_job(id, now()).await.unwrap(), "it is queued");
+    tx.commit().await.unwrap();
+    assert_eq!(claim(&database, id, "two").await.unwrap().failures, 0);
+}
+
+async fn one_of_cancel_and_ending_wins(database: TestDatabase) {
+    let database = database.open().await;
+    let ids = [0; 2].map(|_| async { queue(&database, &NewJob::new(&JOB, now())).await.unwrap() });
+    let [first, second] = ids;
+    let (first, second) = (first.await, second.await);
+    let row = claim(&database, first, "one").await.unwrap();
+    let mut tx = database.begin().await.unwrap();
+    assert!(tx.cancel_job(first, now()).await.unwrap());
+    tx.commit().await.unwrap();
+    assert!(!end(&database, &row, JobState::Succeeded).await);
+    assert_eq!(state(&database, first).await, JobState::Cancelled);
+
+    let row = claim(&database, second, "one").await.unwrap();
+    assert!(end(&database, &row, JobState::Succeeded).await);
+    let mut tx = database.begin().await.unwrap();
+    assert!(!tx.cancel_job(second, now()).await.unwrap());
+    assert!(!tx.requeue_job(second, now()).await.unwrap(), "what succeeded is not done again");
+}
+
+async fn one_queued_job_has_a_key(database: TestDatabase) {
+    let database = database.open().await;
+    let keyed = NewJob { unique_key: Some("key"), ..NewJob::new(&JOB, now()) };
+    let id = queue(&database, &keyed).await.unwrap();
+    assert_eq!(queue(&database, &keyed).await, None);
+    let row = claim(&database, id, "one").await.unwrap();
+    assert!(queue(&database, &keyed).await.is_some(), "while one runs, the next may wait");
+    assert!(end(&database, &row, JobState::Failed).await);
+    let mut tx = database.begin().await.unwrap();
+    assert!(matches!(tx.requeue_job(id, now()).await, Err(StoreError::Conflict)));
+}
+
+async fn a_retry_that_finds_its_key_queued_gives_way(database: TestDatabase) {
+    let database = database.open().await;
+    let keyed = NewJob { unique_key: Some("key"), ..NewJob::new(&JOB, now()) };
+    let id = queue(&database, &keyed).await.unwrap();
+    let row = claim(&database, id, "one").await.unwrap();
+    queue(&database, &keyed).await.unwrap();
+    assert!(end(&database, &row, JobState::Queued).await);
+    assert_eq!(state(&database, id).await, JobState::Cancelled);
+}
+
+async fn no_lane_hides_another(database: TestDatabase) {
+    let database = database.open().await;
+    for (lane, count) in [("a", 20), ("b", 3), ("", 2), ("c", 1)] {
+        for _ in 0..count {
+            queue(&database, &NewJob { lane, ..NewJob::new(&JOB, now()) }).await.unwrap();
+        }
+    }
+    let urgent = NewJob { lane: "c", priority: -1, ..NewJob::new(&JOB, now()) };
+    let urgent = queue(&database, &urgent).await.unwrap();
+    let mut tx = database.read().await.unwrap();
+    let due = tx.due_jobs(KIND, &[], 2, 100, now()).await.unwrap();
+    let count = |lane: &str| due.iter().filter(|job| job.lane == lane).count();
+    assert_eq!([count("a"), count("b"), count(""), count("c")], [2, 2, 2, 2]);
+    assert_eq!(due[0].id, urgent);
+    let due = tx.due_jobs(KIND, &["a".to_owned()], 10, 100, now()).await.unwrap();
+    assert!(due.iter().all(|job| job.lane != "a") && due.len() == 7, "{due:?}");
+    drop(tx);
+    claim(&database, urgent, "one").await.unwrap();
+    let mut tx = database.read().await.unwrap();
+    assert_eq!(tx.running_lanes(KIND).await.unwrap(), [("c".to_owned(), 1)]);
+}
+
+async fn changes_come_in_the_order_of_commits(database: TestDatabase) {
+    let database = database.open().await;
+    let mut tx = database.read().await.unwrap();
+    let start = tx.last_job_change().await.unwrap();
+    drop(tx);
+    let first = queue(&database, &NewJob::new(&JOB, now())).await.unwrap();
+    let seen = |after| {
+        let database = database.clone();
+        async move {
+            let mut tx = database.read().await.unwrap();
+            let rows = tx.job_changes(&everything(), after, 10).await.unwrap();
+            (
+                rows.iter().map(|row| (row.id, row.state)).collect::<Vec<_>>(),
+                rows.last().map(|row| row.place()),
+            )
+        }
+    };
+    let (rows, place) = seen(start).await;
+    assert_eq!(rows, [(first, JobState::Queued)]);
+    let place = place.unwrap();
+    assert_eq!(place.to_string().parse::<kkartifact_store::ChangePlace>().unwrap(), place);
+    assert_eq!(seen(place).await, (vec![], None));
+
+    // One that began earlier and commits later must not appear before what has been seen.
+    if matches!(database, Database::Postgres(_)) {
+        let mut slow = database.begin().await.unwrap();
+        let early = slow.insert_job(&NewJob::new(&JOB, now()), now()).await.unwrap().unwrap();
+        let late = queue(&database, &NewJob::new(&JOB, now())).await.unwrap();
+        assert_eq!(seen(place).await, (vec![], None), "not before everything before it is known");
+        slow.commit().await.unwrap();
+        let (rows, _) = seen(place).await;
+        assert_eq!(rows.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [early, late]);
+    }
+    let row = claim(&database, first, "one").await.unwrap();
+    let mut tx = database.begin().await.unwrap();
+    tx.beat_jobs(&[first], "one").await.unwrap();
+    tx.commit().await.unwrap();
+    let (rows, place) = seen(place).await;
+    assert_eq!(rows.last(), Some(&(first, JobState::Running)));
+    let place = place.unwrap();
+    let mut tx = database.begin().await.unwrap();
+    tx.beat_jobs(&[first], "one").await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(seen(place).await.0, [], "a heartbeat is no change");
+    assert!(end(&database, &row, JobState::Succeeded).await);
+    assert_eq!(seen(place).await.0, [(first, JobState::Succeeded)]);
+}
