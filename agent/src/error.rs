@@ -119,11 +119,12 @@ impl AgentError {
             | Code::BaseMismatch
             | Code::LastAdmin
             | Code::NothingToRollBack
+            | Code::NotReady
             | Code::BootstrapDone => Kind::Conflict,
             Code::InvalidManifest | Code::DigestMismatch | Code::TooLarge | Code::InvalidPath => {
                 Kind::Invalid
             }
-            Code::InvalidName | Code::InvalidRequest => Kind::Usage,
+            Code::InvalidName | Code::InvalidRequest | Code::InvalidUrl => Kind::Usage,
             Code::Unavailable | Code::TooManyRequests | Code::RequestTimeout => Kind::Unavailable,
             Code::StorageFull => Kind::Full,
             _ => Kind::Failed,

@@ -34,6 +34,7 @@ pub(crate) async fn promote(
     let channel =
         move_to(&mut tx, &resources, &caller, &app, &promote.channel, &row, MoveAction::Promote).await?;
     tx.commit().await?;
+    resources.jobs_queued.notify_waiters();
     Ok(Json(channel))
 }
 
@@ -63,6 +64,7 @@ pub(crate) async fn rollback(
     let channel =
         move_to(&mut tx, &resources, &caller, &app, &rollback.channel, &row, MoveAction::Rollback).await?;
     tx.commit().await?;
+    resources.jobs_queued.notify_waiters();
     Ok(Json(channel))
 }
 

@@ -29,6 +29,9 @@ pub(crate) async fn list(
     Query(params): Query<ListParams>,
     Paging(page): Paging,
 ) -> ApiResult<Json<Page<Version>>> {
+    if params.label.as_ref().is_some_and(|label| label.is_empty() || label.starts_with('=')) {
+        return Err(ApiError::invalid("label is key or key=value"));
+    }
     let filter = VersionFilter {
         deleted: params.deleted,
         git_commit: params.git_commit,
@@ -140,5 +143,6 @@ pub(crate) async fn pulled(
     };
     happened.record(&mut tx, &caller.actor(), now).await?;
     tx.commit().await?;
+    resources.jobs_queued.notify_waiters();
     Ok(StatusCode::NO_CONTENT)
 }

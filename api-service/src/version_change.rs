@@ -148,7 +148,7 @@ async fn move_to(
         return Err(ApiError::new(Code::VersionDeleted, format!("version {} was deleted", row.name)));
     }
     if row.state != state {
-        tx.set_version_state(row.id, state, None).await?;
+        tx.set_version_state(row.id, state).await?;
         let happened = Happened {
             app,
             version: (row.id, row.name.as_str()),

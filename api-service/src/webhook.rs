@@ -307,14 +307,7 @@ pub(crate) async fn test(
     let (mut tx, caller, row) = begin(&resources, &caller, id).await?;
     require_enabled(&row)?;
     let trace = caller.actor().trace_parent;
-    let new = NewDelivery {
-        webhook: row.seq,
-        event: None,
-        kind: body::TEST,
-        project: row.project_id,
-        app: row.app_id,
-        trace_parent: trace.as_deref(),
-    };
+    let new = NewDelivery { webhook: row.seq, event: None, kind: body::TEST, trace_parent: trace.as_deref() };
     let made = tx.insert_delivery(&new, resources.clock.now()).await?;
     audit(&mut tx, &resources, &caller, "webhook.test", &row, json!({})).await?;
     tx.commit().await?;

@@ -54,7 +54,7 @@ fn event(attempt: &Attempt, kind: EndingKind, row: &EndingRow) -> NewEvent {
         app: None,
         project: row.project_id,
         payload: json!({
-            "credential": kind.as_str(), "id": row.id, "name": row.name, "expires_at": row.expires_at,
+            "credential": kind.as_str(), "credential_id": row.id, "name": row.name, "expires_at": row.expires_at,
         }),
         trace_parent: attempt.row.trace_parent.clone(),
     }

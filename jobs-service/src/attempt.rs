@@ -21,7 +21,11 @@ pub(crate) enum Failure {
 
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
-        Self::Retry(error.cause.clone().unwrap_or_else(|| error.to_string()))
+        // The row is for others to read: what is inside is for the log.
+        if let Some(cause) = &error.cause {
+            tracing::warn!(cause, code = %error.code, "a job came to a fault");
+        }
+        Self::Retry(error.to_string())
     }
 }
 

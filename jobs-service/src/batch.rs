@@ -57,6 +57,9 @@ pub(crate) async fn versions(
     Ok(Json(BatchAnswer { items }).into_response())
 }
 
+/// The most versions of an answer.
+const MOST_VERSIONS: usize = 100_000;
+
 fn check(query: &BatchQuery) -> ApiResult<()> {
     if query.apps.is_empty() {
         return Err(ApiError::invalid("apps is empty; name at least one"));
@@ -68,13 +71,20 @@ fn check(query: &BatchQuery) -> ApiResult<()> {
     if !(1..=VERSIONS).contains(&query.limit) {
         return Err(ApiError::invalid(format!("limit is {}; it must be 1 to {VERSIONS}", query.limit)));
     }
+    let versions = query.apps.len() * query.limit as usize;
+    if versions > MOST_VERSIONS {
+        let message =
+            format!("the answer could have {versions} versions; it can have {MOST_VERSIONS}: lower limit");
+        return Err(ApiError::new(Code::TooLarge, message));
+    }
     let is_bad = |text: &Option<String>, most: usize| {
         text.as_ref()
             .is_some_and(|text| text.is_empty() || text.len() > most || text.chars().any(char::is_control))
     };
-    if is_bad(&query.label, 400) || is_bad(&query.git_commit, 64) {
+    let no_key = query.label.as_ref().is_some_and(|label| label.starts_with('='));
+    if no_key || is_bad(&query.label, 400) || is_bad(&query.git_commit, 64) {
         return Err(ApiError::invalid(
-            "label has 1 to 400 bytes, git_commit 1 to 64, without control characters",
+            "label is key or key=value of 1 to 400 bytes, git_commit 1 to 64, without control characters",
         ));
     }
     Ok(())
@@ -142,12 +152,15 @@ pub(crate) async fn run(attempt: &Attempt, filter: &BatchFilter) -> Outcome {
     let size = (TOGETHER / filter.limit.max(1)).clamp(1, 500);
     let (mut after, mut answered, mut skipped) = (-1, 0, 0);
     loop {
-        let mut tx = attempt.begin().await?;
+        // Looking takes time, so it is not done where others wait to write.
+        let mut tx = attempt.resources.db.read().await?;
         let open = tx.open_batch_lines(attempt.row.id, after, size).await?;
         let Some(last) = open.last() else { break };
         after = last.ordinal;
         answered += open.len();
         let (found, bad) = find(&mut tx, &open, filter).await?;
+        tx.commit().await?;
+        let mut tx = attempt.begin().await?;
         tx.put_batch_lines(attempt.row.id, &lines(open, &found, &bad)?).await?;
         tx.commit().await?;
         for (app, why) in bad.iter().take(TOLD.saturating_sub(skipped)) {

@@ -8,10 +8,11 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
 use http::HeaderMap;
-use kkartifact_model::Permission;
 use kkartifact_model::api::job::JobInfo;
 use kkartifact_service::{ApiError, ApiResult, Caller, Resources};
 use kkartifact_store::{ChangePlace, JobViewRow};
+
+use crate::job::visible;
 
 /// How often the table is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -40,8 +41,8 @@ pub(crate) async fn stream(
     };
     let turn = resources.event_streams.take().await?;
     let start = (resources, caller, after, turn);
-    let batches = stream::unfold(start, |(resources, caller, after, turn)| async move {
-        let rows = next(&resources, &caller, after).await?;
+    let batches = stream::unfold(start, |(resources, caller, mut after, turn)| async move {
+        let rows = next(&resources, &caller, &mut after).await?;
         let last = rows.last().map_or(after, JobViewRow::place);
         let events: Vec<_> = rows.into_iter().map(|row| Ok::<_, Infallible>(event(row))).collect();
         Some((stream::iter(events), (resources, caller, last, turn)))
@@ -49,14 +50,14 @@ pub(crate) async fn stream(
     Ok(Sse::new(batches.flatten()).keep_alive(KeepAlive::new().interval(SIGN_OF_LIFE)).into_response())
 }
 
-/// The next changes, once there are some; `None` when the caller's credential has ended.
-async fn next(resources: &Resources, caller: &Caller, after: ChangePlace) -> Option<Vec<JobViewRow>> {
+/// The next changes, once there are some; `None` when the caller's credential has ended. What nobody sees is passed.
+async fn next(resources: &Resources, caller: &Caller, after: &mut ChangePlace) -> Option<Vec<JobViewRow>> {
     let mut looks = tokio::time::interval(LOOK);
     loop {
         looks.tick().await;
-        match read(resources, caller, after).await {
-            Ok(rows) if rows.is_empty() => {}
-            Ok(rows) => return Some(rows),
+        match read(resources, caller, *after).await {
+            Ok((rows, end)) if rows.is_empty() => *after = end.max(*after),
+            Ok((rows, _)) => return Some(rows),
             Err(error) if error.code == kkartifact_model::Code::Unauthenticated => return None,
             // The stream waits for the database as everybody does.
             Err(error) => tracing::warn!(%error, cause = error.cause, "changes can't be read; trying again"),
@@ -65,15 +66,22 @@ async fn next(resources: &Resources, caller: &Caller, after: ChangePlace) -> Opt
 }
 
 /// What has changed and may be seen by what the caller may see now.
-async fn read(resources: &Resources, caller: &Caller, after: ChangePlace) -> ApiResult<Vec<JobViewRow>> {
-    let mut tx = resources.db.read().await?;
+async fn read(
+    resources: &Resources,
+    caller: &Caller,
+    after: ChangePlace,
+) -> ApiResult<(Vec<JobViewRow>, ChangePlace)> {
+    let mut tx = resources.db.snapshot().await?;
     let caller = resources.auth.again(&mut tx, caller, resources.clock.now()).await?;
-    Ok(tx.job_changes(&caller.grants().reach(Permission::View), after, BATCH).await?)
+    let end = tx.last_job_change().await?;
+    Ok((tx.job_changes(&visible(&caller), after, BATCH).await?, end))
 }
 
 fn event(row: JobViewRow) -> Event {
     let id = row.place().to_string();
     let event = Event::default().id(id).event("job");
     // A job is made of texts and numbers: it can always be written.
-    event.json_data(JobInfo::from(row)).unwrap_or_else(|_| Event::default().comment("a job that can't be shown"))
+    event
+        .json_data(JobInfo::from(row))
+        .unwrap_or_else(|_| Event::default().comment("a job that can't be shown"))
 }

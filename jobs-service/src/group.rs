@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use kkartifact_model::api::job::JobState;
-use kkartifact_model::event::EventKind;
 use kkartifact_service::{ApiResult, Resources};
-use kkartifact_store::{DeliveryAttemptRow, Ending, JobId, JobRow, NewEvent, StoreError, Tx};
-use serde_json::{Value, json};
+use kkartifact_store::{DeliveryAttemptRow, Ending, JobId, JobRow, StoreError, Tx};
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::over;
 
 /// The most claims or endings of a transaction.
 const BATCH: usize = 256;
@@ -109,8 +110,9 @@ async fn end_patiently(resources: &Resources, batch: &[Waiting<Ended, bool>]) ->
     loop {
         match end(resources, batch).await {
             Ok(own) => return own,
-            Err(StoreError::Unavailable(error)) => {
-                tracing::warn!(%error, "the database is away; what jobs have done is written when it is back");
+            // A conflict is a key that somebody has just queued: the next try sees it.
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Conflict)) => {
+                tracing::warn!(%error, "what jobs have done can't be written now; trying again");
                 tokio::time::sleep(AWAY).await;
             }
             // One of them can't be written: the others don't suffer for it.
@@ -160,24 +162,9 @@ async fn end_one(tx: &mut Tx, ended: &Ended, now: DateTime<Utc>) -> Result<bool,
     if let Some(delivery) = &ended.delivery {
         tx.record_delivery_attempt(delivery).await?;
     }
-    let over = matches!(ended.state, JobState::Failed | JobState::Dead);
-    // What says that a delivery has failed must not be delivered: it would never end.
-    if over && ended.delivery.is_none() {
-        announce(tx, row, ended, now).await?;
+    if matches!(ended.state, JobState::Failed | JobState::Dead) {
+        let error = ended.error.as_deref().unwrap_or_default();
+        over::announce(tx, &row.kind, row.job().ok().as_ref(), row.id, row.project_id, error, now).await?;
     }
     Ok(true)
-}
-
-async fn announce(tx: &mut Tx, row: &JobRow, ended: &Ended, now: DateTime<Utc>) -> Result<(), StoreError> {
-    let event = NewEvent {
-        kind: EventKind::JobFailed,
-        // Not the app's: its sequence is locked by whoever changes the app, and endings come many at a time.
-        app: None,
-        project: row.project_id,
-        payload: json!({
-            "job": row.id.0, "kind": row.kind, "state": ended.state, "attempts": row.attempt, "error": ended.error,
-        }),
-        trace_parent: row.trace_parent.clone(),
-    };
-    tx.insert_event(&event, now).await.map(drop)
 }

@@ -8,10 +8,14 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use kkartifact_service::{ApiResult, Resources, Shutdown};
+use kkartifact_model::api::job::JobState;
+use kkartifact_model::job::Job;
+use kkartifact_service::{ApiResult, Resources};
 use kkartifact_store::{Beat, JobId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::over;
 
 /// The jobs that this process works on.
 #[derive(Debug, Default)]
@@ -43,11 +47,6 @@ impl InHand {
 
     fn attempts(&self) -> Vec<(JobId, i32)> {
         self.jobs().iter().map(|(id, (attempt, _))| (*id, *attempt)).collect()
-    }
-
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.jobs().len()
     }
 
     /// Tells attempts that they have lost their jobs.
@@ -140,6 +139,12 @@ async fn take_over(resources: &Resources, beat: &Beat) -> ApiResult<()> {
     if let Some(state) = tx.take_over_job(beat, now).await? {
         let line = "its worker gave no sign of life";
         tx.log_job(beat.id, beat.attempt, line, now).await?;
+        if state == JobState::Dead.as_str()
+            && let Some(row) = tx.find_job(beat.id).await?
+        {
+            let job = Job::from_parts(row.kind(), row.payload()).ok();
+            over::announce(&mut tx, row.kind(), job.as_ref(), row.id, row.project_id, line, now).await?;
+        }
         tx.commit().await?;
         metrics::counter!("kkartifact_jobs_taken_over_total").increment(1);
         tracing::warn!(job = beat.id.0, attempt = beat.attempt, state, "took a job over: {line}");
@@ -180,16 +185,6 @@ impl Watch {
         }
         self.seen = seen;
         still
-    }
-}
-
-/// Whether it is time to stop and nothing is in hand any more.
-pub(crate) async fn settled(in_hand: &InHand, shutdown: &Shutdown) {
-    while in_hand.len() > 0 {
-        tokio::select! {
-            () = shutdown.at_once() => return,
-            () = tokio::time::sleep(Duration::from_millis(20)) => {}
-        }
     }
 }
 

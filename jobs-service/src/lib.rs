@@ -17,6 +17,7 @@ mod job;
 mod kind;
 mod marker;
 mod measure;
+mod over;
 mod queue;
 mod relay;
 mod retain;
@@ -27,12 +28,14 @@ mod upkeep;
 mod worker;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use kkartifact_service::{ApiResult, Resources, Routes, Service, Shutdown};
 use kkartifact_store::Database;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::group::Group;
@@ -40,6 +43,14 @@ use crate::heartbeat::InHand;
 use crate::kind::kinds;
 use crate::queue::Sender;
 use crate::worker::Hands;
+
+/// How long a process that must stop at once takes to hand back what is in hand.
+const HURRY: Duration = Duration::from_secs(5);
+
+/// What has to be done before anybody is served.
+pub async fn prepare(resources: &Resources) -> ApiResult<()> {
+    declare::webhooks(resources).await
+}
 
 /// Works until it is time to stop, and then until nothing is in hand any more.
 pub async fn run(resources: Resources, shutdown: Shutdown) {
@@ -57,7 +68,6 @@ async fn work(resources: Resources, shutdown: Shutdown) -> ApiResult<()> {
     if matches!(resources.db, Database::Sqlite { .. }) {
         heartbeat::take_over_all(&resources).await?;
     }
-    declare::webhooks(&resources).await?;
     let freed = Arc::new(Notify::new());
     let hands = Arc::new(Hands {
         group: Group::start(&resources, &owner),
@@ -65,11 +75,11 @@ async fn work(resources: Resources, shutdown: Shutdown) -> ApiResult<()> {
         shutdown: shutdown.clone(),
         kinds: kinds.clone(),
         in_hand: InHand::default(),
+        tasks: TaskTracker::new(),
         freed: freed.clone(),
     });
-    let workers = kinds.iter().map(|kind| {
-        tokio::spawn(sender.clone().work(*kind, hands.clone(), shutdown.clone()))
-    });
+    let workers =
+        kinds.iter().map(|kind| tokio::spawn(sender.clone().work(*kind, hands.clone(), shutdown.clone())));
     let workers: Vec<_> = workers.collect();
     let settled = CancellationToken::new();
     let beating = heartbeat::run(resources.clone(), &owner, &hands.in_hand, settled.clone());
@@ -87,7 +97,16 @@ async fn work(resources: Resources, shutdown: Shutdown) -> ApiResult<()> {
             }
         }
         // What is in hand gives signs of life until it is done or handed back.
-        heartbeat::settled(&hands.in_hand, &shutdown).await;
+        hands.tasks.close();
+        let hurry = async {
+            shutdown.at_once().await;
+            // Time to write that jobs are handed back.
+            tokio::time::sleep(HURRY).await;
+        };
+        tokio::select! {
+            () = hands.tasks.wait() => {}
+            () = hurry => tracing::warn!("jobs are left behind; somebody else will take them over"),
+        }
         settled.cancel();
     };
     tokio::join!(working, beating);

@@ -2,7 +2,19 @@
 
 use std::process::ExitCode;
 
+use kkartifact_service::{Resources, Shutdown};
+
+async fn work(resources: Resources, shutdown: Shutdown) {
+    match kkartifact_jobs_service::prepare(&resources).await {
+        Ok(()) => kkartifact_jobs_service::run(resources, shutdown).await,
+        Err(error) => {
+            tracing::error!(%error, cause = error.cause, "the service can't start");
+            shutdown.begin();
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let worker = |resources, shutdown| tokio::spawn(kkartifact_jobs_service::run(resources, shutdown));
+    let worker = |resources, shutdown| tokio::spawn(work(resources, shutdown));
     kkartifact_service::process::main(kkartifact_jobs_service::router, Some(worker))
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use kkartifact_model::job::Job;
 use kkartifact_service::{ApiResult, Resources, Shutdown};
-use kkartifact_store::Reach;
 
 /// How often it is measured.
 const EVERY: Duration = Duration::from_secs(15);
@@ -12,11 +11,19 @@ const EVERY: Duration = Duration::from_secs(15);
 /// Measures until it is time to stop.
 pub(crate) async fn run(resources: Resources, shutdown: Shutdown) {
     metrics::describe_gauge!("kkartifact_jobs_due", "Jobs that are due, by kind");
-    metrics::describe_gauge!("kkartifact_job_oldest_seconds", metrics::Unit::Seconds, "Since when the oldest is due");
+    metrics::describe_gauge!(
+        "kkartifact_job_oldest_seconds",
+        metrics::Unit::Seconds,
+        "Since when the oldest is due"
+    );
     metrics::describe_gauge!("kkartifact_jobs", "Jobs by state");
     metrics::describe_counter!("kkartifact_jobs_total", "Attempts that ended, by kind and state");
     metrics::describe_histogram!("kkartifact_job_seconds", metrics::Unit::Seconds, "How long attempts took");
-    metrics::describe_histogram!("kkartifact_job_wait_seconds", metrics::Unit::Seconds, "From due to claimed");
+    metrics::describe_histogram!(
+        "kkartifact_job_wait_seconds",
+        metrics::Unit::Seconds,
+        "From due to claimed"
+    );
     loop {
         if let Err(error) = measure(&resources).await {
             tracing::warn!(%error, cause = error.cause, "the queue can't be measured");
@@ -31,12 +38,12 @@ async fn measure(resources: &Resources) -> ApiResult<()> {
     let now = resources.clock.now();
     let mut tx = resources.db.read().await?;
     let waiting = tx.waiting_jobs(now).await?;
-    let all = Reach { everything: true, ..Reach::default() };
-    let counts = tx.count_jobs(&all).await?;
+    let counts = tx.count_open_jobs().await?;
     tx.commit().await?;
     for kind in Job::KINDS {
         let found = waiting.iter().find(|(name, _, _)| name == kind);
-        let (count, seconds) = found.map_or((0, 0), |(_, count, since)| (*count, (now - *since).num_seconds().max(0)));
+        let (count, seconds) =
+            found.map_or((0, 0), |(_, count, since)| (*count, (now - *since).num_seconds().max(0)));
         metrics::gauge!("kkartifact_jobs_due", "kind" => *kind).set(number(count));
         metrics::gauge!("kkartifact_job_oldest_seconds", "kind" => *kind).set(number(seconds));
     }
@@ -47,7 +54,8 @@ async fn measure(resources: &Resources) -> ApiResult<()> {
         ("failed", counts.failed),
     ];
     for (state, count) in states {
-        metrics::gauge!("kkartifact_jobs", "state" => state).set(number(i64::try_from(count).unwrap_or(i64::MAX)));
+        metrics::gauge!("kkartifact_jobs", "state" => state)
+            .set(number(i64::try_from(count).unwrap_or(i64::MAX)));
     }
     Ok(())
 }

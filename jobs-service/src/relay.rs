@@ -79,8 +79,11 @@ impl Relay {
     async fn look_at(&mut self, kind: &Kind) -> ApiResult<bool> {
         let window = kind.workers * 2;
         let mut tx = self.resources.db.read().await?;
-        let lanes = Lanes::new(kind, tx.running_lanes(kind.name).await?);
-        let (per_lane, limit) = (number(kind.per_lane * 2), number(window));
+        let running = tx.running_lanes(kind.name).await?;
+        // Each process that works has as many workers as this one.
+        let processes = usize::try_from(tx.job_owners(kind.name).await?).unwrap_or(1).max(1);
+        let lanes = Lanes::new(&Kind { workers: kind.workers * processes, ..*kind }, running);
+        let (per_lane, limit) = (number(per_lane(kind)), number(window));
         let now = self.resources.clock.now();
         let due = tx.due_jobs(kind.name, &lanes.full(), per_lane, limit, now).await?;
         tx.commit().await?;
@@ -109,31 +112,39 @@ impl Relay {
             sent.retain(|id, _| !new.contains(id));
         }
         self.sent.insert(kind.name, sent);
-        Ok(full)
+        Ok(full && !new.is_empty())
     }
+}
+
+/// How many jobs of a lane are looked at together. All jobs of a kind without lanes are one lane.
+fn per_lane(kind: &Kind) -> usize {
+    if kind.per_lane == kind.workers { kind.workers * 2 } else { kind.per_lane }
 }
 
 /// How many jobs of a kind run in which lane, and how many more may.
 struct Lanes {
     kind: Kind,
     running: HashMap<String, usize>,
-    /// The most of one lane.
-    most: usize,
+    free: usize,
 }
 
 impl Lanes {
-    /// A lane never gets more than a quarter of the workers that are free: however many receivers hang, there is room
-    /// for another one.
     fn new(kind: &Kind, running: Vec<(String, i64)>) -> Self {
         let count = |(lane, count): (String, i64)| (lane, usize::try_from(count).unwrap_or(0));
         let running: HashMap<_, _> = running.into_iter().map(count).collect();
         let free = kind.workers.saturating_sub(running.values().sum());
-        Self { kind: *kind, running, most: kind.per_lane.min((free / 4).max(1)) }
+        Self { kind: *kind, running, free }
+    }
+
+    /// The most of one lane: never more than a quarter of the workers that are free, so that however many receivers
+    /// hang, there is room for another one.
+    fn most(&self) -> usize {
+        self.kind.per_lane.min((self.free / 4).max(1))
     }
 
     /// The lanes that have no room.
     fn full(&self) -> Vec<String> {
-        let full = |(lane, count): &(&String, &usize)| !lane.is_empty() && **count >= self.most;
+        let full = |(lane, count): &(&String, &usize)| !lane.is_empty() && **count >= self.most();
         self.running.iter().filter(full).map(|(lane, _)| lane.clone()).collect()
     }
 
@@ -141,10 +152,15 @@ impl Lanes {
     fn offer(mut self, due: Vec<DueJob>) -> Vec<JobId> {
         let mut offered = Vec::new();
         for job in due {
-            let most = if job.lane.is_empty() { self.kind.workers * 2 } else { self.most };
+            if job.lane.is_empty() {
+                offered.push(job.id);
+                continue;
+            }
+            let most = self.most();
             let count = self.running.entry(job.lane).or_default();
             if *count < most {
                 *count += 1;
+                self.free = self.free.saturating_sub(1);
                 offered.push(job.id);
             }
         }
@@ -174,6 +190,14 @@ mod tests {
         let offered = Lanes::new(&kind(), vec![("slow".into(), 6)]).offer(jobs);
         assert_eq!(offered.iter().filter(|id| id.0 < 20).count(), 2);
         assert_eq!(offered.iter().filter(|id| id.0 >= 20).count(), 8);
+    }
+
+    #[test]
+    fn receivers_that_hang_together_leave_room_for_others() {
+        let lanes: Vec<_> = (0..8).map(|lane| format!("hangs{lane}")).collect();
+        let jobs: Vec<_> = lanes.iter().flat_map(|lane| due(lane, 0..64)).collect();
+        let offered = Lanes::new(&kind(), Vec::new()).offer(jobs);
+        assert!(offered.len() <= 60, "{}", offered.len());
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Offset as _, TimeDelta, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 use kkartifact_model::job::Job;
 use kkartifact_service::{ApiError, ApiResult, Resources, Shutdown};
-use kkartifact_store::{JobId, NewJob, ScheduleRow, Tx};
+use kkartifact_store::{JobId, NewJob, Priority, ScheduleRow, Tx};
 
 /// What happens again and again.
 pub(crate) struct Plan {
@@ -57,15 +57,20 @@ pub(crate) const PLANS: &[Plan] = &[
     },
 ];
 
+/// A tick that lies so far ahead was taken by somebody whose clock was wrong.
+const AHEAD: TimeDelta = TimeDelta::hours(1);
 /// How often the schedules are looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// Farther than clocks are ever moved.
+const NEAR: TimeDelta = TimeDelta::hours(3);
 /// A schedule that is due no sooner than this is taken for one that never is.
 const NEVER: TimeDelta = TimeDelta::days(8 * 366);
 
 /// Reads a cron expression and a time zone, and makes sure that they ever come to something.
 pub(crate) fn parse(cron: &str, zone: &str, now: DateTime<Utc>) -> ApiResult<(Cron, Tz)> {
-    let zone = Tz::from_str(zone)
-        .map_err(|_| ApiError::invalid(format!("time_zone: {zone:?} is not a time zone such as Europe/Berlin")))?;
+    let zone = Tz::from_str(zone).map_err(|_| {
+        ApiError::invalid(format!("time_zone: {zone:?} is not a time zone such as Europe/Berlin"))
+    })?;
     let parser = CronParser::builder().seconds(Seconds::Optional).build();
     let parsed = parser.parse(cron).map_err(|error| ApiError::invalid(format!("cron: {error}")))?;
     match next(&parsed, zone, now) {
@@ -76,15 +81,26 @@ pub(crate) fn parse(cron: &str, zone: &str, now: DateTime<Utc>) -> ApiResult<(Cr
 
 /// The next time after a moment.
 pub(crate) fn next(cron: &Cron, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    let next = cron.find_next_occurrence(&after.with_timezone(&zone), false).ok()?;
-    Some(next.with_timezone(&Utc))
+    let local = |at: DateTime<Utc>| at.with_timezone(&zone);
+    let next = cron.find_next_occurrence(&local(after), false).ok().map(|next| next.with_timezone(&Utc));
+    let offset = |at| local(at).offset().fix();
+    if offset(after - NEAR) == offset(after + NEAR) {
+        return next;
+    }
+    // Where an hour comes twice, the search from within it misses the second one; from before it, it does not.
+    let ticks = cron.iter_after(local(after - NEAR)).map(|tick| tick.with_timezone(&Utc));
+    ticks.take_while(|tick| *tick < after + NEAR).filter(|tick| *tick > after).chain(next).min()
 }
 
 /// The last time up to now, if there was any after `after`.
 fn due(cron: &Cron, zone: Tz, after: DateTime<Utc>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    next(cron, zone, after).filter(|tick| *tick <= now)?;
-    let last = cron.find_previous_occurrence(&now.with_timezone(&zone), true).ok()?;
-    Some(last.with_timezone(&Utc)).filter(|tick| *tick > after)
+    let last = |after| {
+        std::iter::successors(next(cron, zone, after), |tick| next(cron, zone, *tick))
+            .take_while(|tick| *tick <= now)
+            .last()
+    };
+    // Of a long time only the end is gone through, if there was anything then.
+    last(after.max(now - NEAR)).or_else(|| last(after))
 }
 
 /// Sees to the schedules until it is time to stop.
@@ -94,7 +110,9 @@ pub(crate) async fn run(resources: Resources, shutdown: Shutdown) {
         if !made {
             match make(&resources).await {
                 Ok(()) => made = true,
-                Err(error) => tracing::warn!(%error, cause = error.cause, "schedules can't be made; trying again"),
+                Err(error) => {
+                    tracing::warn!(%error, cause = error.cause, "schedules can't be made; trying again")
+                }
             }
         }
         if made && let Err(error) = look(&resources).await {
@@ -130,7 +148,9 @@ async fn look(resources: &Resources) -> ApiResult<()> {
             }
         };
         // However many ticks were missed, what they were for is done once.
-        if let Some(tick) = due(&cron, zone, row.last_tick.unwrap_or(now), now) {
+        if let Some(tick) =
+            due(&cron, zone, row.last_tick.filter(|last| *last <= now + AHEAD).unwrap_or(now), now)
+        {
             take(resources, plan, tick, now).await?;
         }
     }
@@ -139,7 +159,7 @@ async fn look(resources: &Resources) -> ApiResult<()> {
 
 async fn take(resources: &Resources, plan: &Plan, tick: DateTime<Utc>, now: DateTime<Utc>) -> ApiResult<()> {
     let mut tx = resources.db.begin().await?;
-    if tx.take_tick(plan.name, tick).await? {
+    if tx.take_tick(plan.name, tick, now + AHEAD).await? {
         queue(&mut tx, plan, now).await?;
         tx.commit().await?;
         resources.jobs_queued.notify_waiters();
@@ -150,7 +170,7 @@ async fn take(resources: &Resources, plan: &Plan, tick: DateTime<Utc>, now: Date
 /// Queues what a plan is for, unless it is queued already.
 pub(crate) async fn queue(tx: &mut Tx, plan: &Plan, now: DateTime<Utc>) -> ApiResult<Option<JobId>> {
     let key = format!("schedule {}", plan.name);
-    let new = NewJob { unique_key: Some(&key), priority: 10, ..NewJob::new(&plan.job, now) };
+    let new = NewJob { unique_key: Some(&key), priority: Priority::Low, ..NewJob::new(&plan.job, now) };
     let job = tx.insert_job(&new, now).await?;
     if let Some(job) = job {
         tx.note_schedule_job(plan.name, job).await?;
@@ -164,8 +184,12 @@ const SHOWN: usize = 5;
 /// A schedule as the API shows it.
 pub(crate) fn describe(row: ScheduleRow, now: DateTime<Utc>) -> kkartifact_model::api::job::Schedule {
     let mut upcoming = Vec::new();
-    if row.enabled && let Ok((cron, zone)) = parse(&row.cron, &row.time_zone, now) {
-        upcoming = std::iter::successors(next(&cron, zone, now), |tick| next(&cron, zone, *tick)).take(SHOWN).collect();
+    if row.enabled
+        && let Ok((cron, zone)) = parse(&row.cron, &row.time_zone, now)
+    {
+        upcoming = std::iter::successors(next(&cron, zone, now), |tick| next(&cron, zone, *tick))
+            .take(SHOWN)
+            .collect();
     }
     let plan = PLANS.iter().find(|plan| plan.name == row.name);
     kkartifact_model::api::job::Schedule {
@@ -208,7 +232,9 @@ mod tests {
         // An hour that does not exist, or exists twice, is not missed and comes once.
         let (cron, zone) = parse("30 2 * * *", "Europe/Berlin", at("2026-01-01T00:00:00Z")).unwrap();
         let days = |from: &str| {
-            std::iter::successors(next(&cron, zone, at(from)), |tick| next(&cron, zone, *tick)).take(3).collect::<Vec<_>>()
+            std::iter::successors(next(&cron, zone, at(from)), |tick| next(&cron, zone, *tick))
+                .take(3)
+                .collect::<Vec<_>>()
         };
         for from in ["2026-03-28T12:00:00Z", "2026-10-24T12:00:00Z"] {
             let ticks = days(from);

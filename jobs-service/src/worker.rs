@@ -12,6 +12,7 @@ use kkartifact_service::{Resources, Shutdown};
 use kkartifact_store::{DeliveryAttemptRow, JobId, JobRow, VersionId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use crate::attempt::{Attempt, Failure, Outcome};
@@ -28,13 +29,17 @@ pub(crate) struct Hands {
     pub(crate) kinds: Arc<[Kind]>,
     pub(crate) group: Group,
     pub(crate) in_hand: InHand,
+    /// Everything that is under way, also what is only being claimed.
+    pub(crate) tasks: TaskTracker,
     /// Rings when a job is done.
     pub(crate) freed: Arc<Notify>,
 }
 
 /// What the queue calls with an id. It never fails: what becomes of the job stands in its row.
 pub(crate) async fn handle(id: i64, hands: Data<Arc<Hands>>) -> Result<(), apalis::prelude::BoxDynError> {
-    hands.work(JobId(id)).await;
+    let working = Arc::clone(&hands);
+    // A task of its own: when the queue breaks off, what was begun goes on to its end.
+    hands.tasks.spawn(async move { working.work(JobId(id)).await }).await?;
     Ok(())
 }
 
@@ -69,7 +74,8 @@ impl Hands {
         let waited = (self.resources.clock.now() - row.run_at).to_std().unwrap_or_default();
         metrics::histogram!("kkartifact_job_wait_seconds", "kind" => kind.clone()).record(waited);
         let began = Instant::now();
-        let timeout = self.kinds.iter().find(|known| known.name == kind).map_or(MINUTE, |known| known.timeout);
+        let timeout =
+            self.kinds.iter().find(|known| known.name == kind).map_or(MINUTE, |known| known.timeout);
         let span = tracing::info_span!("job", job = id.0, kind, attempt, trace = row.trace_parent);
         let (hands, again) = (self.clone(), row.clone());
         // A task of its own: a panic is this job's failure and nobody else's.
@@ -99,12 +105,12 @@ impl Hands {
             // Another release may know it.
             Err(error) => return Outcome::Err(Failure::Retry(error.to_string())).into(),
         };
-        let attempt =
-            Attempt { resources: self.resources.clone(), row, shutdown: self.shutdown.clone() };
+        let attempt = Attempt { resources: self.resources.clone(), row, shutdown: self.shutdown.clone() };
         match job {
-            Job::VersionMarker { version_id } => {
-                marker::write(&attempt.resources, VersionId(version_id)).await.map(|()| None).map_err(Failure::from)
-            }
+            Job::VersionMarker { version_id } => marker::write(&attempt.resources, VersionId(version_id))
+                .await
+                .map(|()| None)
+                .map_err(Failure::from),
             Job::SweepUploads {} => sweep::uploads(&attempt).await,
             Job::DeliverWebhook { delivery } => {
                 let Delivered { outcome, row, again_in } = deliver::run(&attempt, delivery).await;

@@ -131,6 +131,11 @@ CREATE INDEX pack_by_state ON pack (state, id);
 CREATE INDEX version_by_deletion ON version (deleted_at, id) WHERE state = 'deleted';
 CREATE INDEX version_label_by_value ON version_label (key, value);
 
+-- When a version that was deleted came back: for retention it is as young as that.
+ALTER TABLE version ADD COLUMN restored_at TIMESTAMPTZ;
+-- It was quarantined, and is so again should it be deleted and come back.
+ALTER TABLE version ADD COLUMN quarantined BOOLEAN NOT NULL DEFAULT FALSE;
+
 -- That they are about to end has been announced.
 ALTER TABLE api_token ADD COLUMN end_announced BOOLEAN NOT NULL DEFAULT FALSE;
 ALTER TABLE service_account ADD COLUMN end_announced BOOLEAN NOT NULL DEFAULT FALSE;

@@ -46,6 +46,7 @@ impl Embedded {
         let resources = Resources::open(config, clock).await?;
         recovery::adopt_packs(&resources, Duration::ZERO).await?;
         let bootstrap_secret = bootstrap::prepare(&resources).await?;
+        kkartifact_jobs_service::prepare(&resources).await?;
         let router = router(&resources)?;
         let (listener, address) = bind(listen).await?;
         let working = tokio::spawn(kkartifact_jobs_service::run(resources.clone(), shutdown.clone()));

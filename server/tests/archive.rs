@@ -248,7 +248,7 @@ async fn what_may_not_be_read_is_not_archived(db: TestDatabase) {
         let mut tx = server.resources().db.begin().await.unwrap();
         let row = tx.find_app(&"shop".parse().unwrap(), &"web".parse().unwrap()).await.unwrap().unwrap();
         let version = tx.find_version(row.id, &"v1".parse().unwrap()).await.unwrap().unwrap();
-        tx.set_version_state(version.id, state, None).await.unwrap();
+        tx.set_version_state(version.id, state).await.unwrap();
         tx.commit().await.unwrap();
         for format in FORMATS {
             get(&server, ARCHIVE, format).await.refused(status, code);

@@ -119,7 +119,7 @@ async fn quarantine_and_deletion_hold_on_every_read_path(db: TestDatabase) {
         let mut tx = server.resources().db.begin().await.unwrap();
         let row = tx.find_app(&"shop".parse().unwrap(), &"web".parse().unwrap()).await.unwrap().unwrap();
         let version = tx.find_version(row.id, &"v1".parse().unwrap()).await.unwrap().unwrap();
-        tx.set_version_state(version.id, state, None).await.unwrap();
+        tx.set_version_state(version.id, state).await.unwrap();
         tx.commit().await.unwrap();
         for path in reads {
             server.get(path, &server.admin).await.refused(status, code);

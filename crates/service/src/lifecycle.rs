@@ -103,7 +103,7 @@ pub async fn delete(
     why: &str,
     now: DateTime<Utc>,
 ) -> ApiResult<()> {
-    tx.set_version_state(row.id, VersionState::Deleted, Some(now)).await?;
+    tx.delete_version(row.id, now).await?;
     let happened = Happened {
         app,
         version: (row.id, row.name.as_str()),
@@ -124,7 +124,7 @@ pub async fn restore(
     actor: &Actor,
     now: DateTime<Utc>,
 ) -> ApiResult<()> {
-    tx.set_version_state(row.id, VersionState::Published, None).await?;
+    tx.restore_version(row.id, now).await?;
     let happened = Happened {
         app,
         version: (row.id, row.name.as_str()),

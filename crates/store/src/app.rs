@@ -84,7 +84,7 @@ statements! {
     COUNT = concat!("SELECT COUNT(*) ", visible_apps!());
     UPDATE = "UPDATE app SET description = $2, state = $3 WHERE id = $1 AND state <> 'deleted'";
     DELETE = "UPDATE app SET state = 'deleted', deleted_at = $2 WHERE id = $1";
-    LOCK_POSTGRES = "SELECT id FROM app WHERE id = $1 FOR UPDATE";
+    LOCK_POSTGRES = "SELECT id FROM app WHERE id = $1 FOR NO KEY UPDATE";
     NEXT_SEQUENCE = "UPDATE app SET event_seq = event_seq + 1 WHERE id = $1 RETURNING event_seq";
 }
 

@@ -62,7 +62,7 @@ impl Tx {
         let (id,) =
             fetch_one!(self, (i64,), INSERT, app, project, sequence, kind, payload, trace_parent, now)?;
         for webhook in self.wanting_webhooks(kind, project, app).await? {
-            let new = NewDelivery { webhook, event: Some(id), kind, project, app, trace_parent };
+            let new = NewDelivery { webhook, event: Some(id), kind, trace_parent };
             self.insert_delivery(&new, now).await?;
         }
         Ok(sequence)

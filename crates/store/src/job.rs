@@ -12,7 +12,19 @@ use sqlx::types::Json;
 use crate::error::StoreError;
 use crate::id::{AppId, JobId, PrincipalId, ProjectId};
 use crate::role_binding::list;
-use crate::tx::{Tx, execute, fetch_all, fetch_optional, statements};
+use crate::tx::{Tx, execute, fetch_all, fetch_one, fetch_optional, statements};
+
+/// Which of the jobs of a kind that are due come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(i16)]
+pub enum Priority {
+    /// Before the others.
+    High = -1,
+    /// As most.
+    Normal = 0,
+    /// After the others.
+    Low = 1,
+}
 
 /// A job to be queued.
 #[derive(Debug, Clone, Copy)]
@@ -29,8 +41,8 @@ pub struct NewJob<'a> {
     pub principal: Option<PrincipalId>,
     /// What it shares with others of its kind that may be slow; empty for nothing.
     pub lane: &'a str,
-    /// Lower ones first.
-    pub priority: i16,
+    /// Which come first.
+    pub priority: Priority,
     /// Not before.
     pub run_at: DateTime<Utc>,
     /// The trace that it belongs to.
@@ -47,7 +59,7 @@ impl<'a> NewJob<'a> {
             app: None,
             principal: None,
             lane: "",
-            priority: 0,
+            priority: Priority::Normal,
             run_at,
             trace_parent: None,
         }
@@ -145,6 +157,17 @@ macro_rules! claim {
     };
 }
 
+macro_rules! beat {
+    ($lock:literal) => {
+        concat!(
+            "UPDATE job SET beat = beat + 1 WHERE id IN (SELECT id FROM job
+            WHERE id IN (SELECT CAST(value AS BIGINT) FROM json_each($1)) AND lease_owner = $2 AND state = 'running'",
+            $lock,
+            ")"
+        )
+    };
+}
+
 // The lanes of a kind that have something queued, found by jumping from one to the next in the index.
 macro_rules! lanes {
     () => {
@@ -156,13 +179,14 @@ macro_rules! lanes {
     };
 }
 
+// With each priority by itself the index says at once where what is due ends, however much waits for its time.
 macro_rules! due_in_lane {
     ($columns:literal) => {
         concat!(
             "SELECT ",
             $columns,
             " FROM job d WHERE d.state = 'queued' AND d.kind = $1 AND d.lane = l.lane
-                AND d.run_at <= $2 ORDER BY d.priority, d.run_at, d.id LIMIT $3"
+                AND d.priority = c.priority AND d.run_at <= $2 ORDER BY d.run_at, d.id LIMIT $3"
         )
     };
 }
@@ -172,13 +196,15 @@ statements! {
             app_id, principal_id, lane, trace_parent, created_at, updated_at)
         VALUES ($1, $2, 'queued', $3, $4, 0, $5, $6, $7, $8, $9, $10, $11, $12, $12)
         ON CONFLICT (unique_key) WHERE state = 'queued' DO NOTHING RETURNING id";
-    DUE = concat!(lanes!(), "SELECT q.id, q.lane FROM lanes l JOIN job q ON q.id IN (", due_in_lane!("d.id"),
+    DUE = concat!(lanes!(), "SELECT q.id, q.lane FROM lanes l CROSS JOIN (SELECT -1 AS priority UNION ALL SELECT 0 UNION ALL SELECT 1) c
+        JOIN job q ON q.id IN (", due_in_lane!("d.id"),
         ") WHERE l.lane NOT IN (SELECT value FROM json_each($5)) ORDER BY q.priority, q.run_at, q.id LIMIT $4");
     // There the planner would look at every pair of a lane and a job.
-    DUE_POSTGRES = concat!(lanes!(), "SELECT q.id, q.lane FROM lanes l CROSS JOIN LATERAL (",
+    DUE_POSTGRES = concat!(lanes!(), "SELECT q.id, q.lane FROM lanes l CROSS JOIN (VALUES (-1), (0), (1)) AS c (priority) CROSS JOIN LATERAL (",
         due_in_lane!("d.id, d.lane, d.priority, d.run_at"),
         ") q WHERE l.lane NOT IN (SELECT value FROM json_each($5)) ORDER BY q.priority, q.run_at, q.id LIMIT $4");
     RUNNING_LANES = "SELECT lane, COUNT(*) FROM job WHERE state = 'running' AND kind = $1 GROUP BY lane";
+    OWNERS = "SELECT COUNT(DISTINCT lease_owner) FROM job WHERE state = 'running' AND kind = $1";
     CLAIM = claim!("");
     CLAIM_POSTGRES = claim!(" ORDER BY id FOR UPDATE SKIP LOCKED");
     HOLDS = "SELECT id FROM job WHERE id = $1 AND attempt = $2 AND state = 'running'";
@@ -194,13 +220,21 @@ statements! {
         WHERE j.id = $1 AND q.id <> j.id AND q.state = 'queued' LIMIT 1";
     PROGRESS = "UPDATE job SET progress = $3, beat = beat + 1, updated_at = $4
         WHERE id = $1 AND attempt = $2 AND state = 'running'";
-    BEAT = "UPDATE job SET beat = beat + 1 WHERE id IN (SELECT CAST(value AS BIGINT) FROM json_each($1))
-            AND lease_owner = $2 AND state = 'running' RETURNING id, attempt, beat";
+    BEAT = beat!("");
+    // A job that is just writing something is left out: it lives.
+    BEAT_POSTGRES = beat!(" ORDER BY id FOR NO KEY UPDATE SKIP LOCKED");
+    OWN = "SELECT id, attempt, beat FROM job WHERE id IN (SELECT CAST(value AS BIGINT) FROM json_each($1))
+            AND lease_owner = $2 AND state = 'running' ORDER BY id";
     BEATS = "SELECT id, attempt, beat FROM job WHERE state = 'running' AND id > $1 ORDER BY id LIMIT $2";
     TAKE_OVER = "UPDATE job SET lease_owner = NULL, failures = failures + 1, run_at = $4, updated_at = $4,
             error = 'its worker gave no sign of life',
-            state = CASE WHEN failures + 1 >= max_attempts THEN 'dead' ELSE 'queued' END,
-            finished_at = CASE WHEN failures + 1 >= max_attempts THEN $4 ELSE finished_at END
+            state = CASE WHEN failures + 1 >= max_attempts THEN 'dead'
+                WHEN EXISTS (SELECT 1 FROM job q WHERE q.unique_key = job.unique_key AND q.state = 'queued')
+                    THEN 'cancelled'
+                ELSE 'queued' END,
+            finished_at = CASE WHEN failures + 1 >= max_attempts
+                OR EXISTS (SELECT 1 FROM job q WHERE q.unique_key = job.unique_key AND q.state = 'queued')
+                    THEN $4 ELSE finished_at END
         WHERE id = $1 AND attempt = $2 AND beat = $3 AND state = 'running' RETURNING state";
     CANCEL = "UPDATE job SET state = 'cancelled', lease_owner = NULL, updated_at = $2, finished_at = $2
         WHERE id = $1 AND state IN ('queued', 'running')";
@@ -222,7 +256,7 @@ impl Tx {
             INSERT,
             new.job.kind(),
             Json(new.job.payload()),
-            new.priority,
+            new.priority as i16,
             new.run_at,
             new.job.max_attempts(),
             new.unique_key,
@@ -257,6 +291,12 @@ impl Tx {
     /// How many jobs of a kind run in each lane.
     pub async fn running_lanes(&mut self, kind: &str) -> Result<Vec<(String, i64)>, StoreError> {
         fetch_all!(self, (String, i64), RUNNING_LANES, kind)
+    }
+
+    /// How many processes run jobs of a kind.
+    pub async fn job_owners(&mut self, kind: &str) -> Result<u64, StoreError> {
+        let (owners,) = fetch_one!(self, (i64,), OWNERS, kind)?;
+        Ok(u64::try_from(owners).unwrap_or(0))
     }
 
     /// Claims those of these jobs that are due and that nobody else has claimed.
@@ -323,7 +363,13 @@ impl Tx {
 
     /// Gives signs of life for an owner's jobs; those that still are its own.
     pub async fn beat_jobs(&mut self, ids: &[JobId], owner: &str) -> Result<Vec<Beat>, StoreError> {
-        fetch_all!(self, Beat, BEAT, list(ids), owner)
+        let sql = match self {
+            Self::Sqlite(_) => BEAT,
+            Self::Postgres(_) => BEAT_POSTGRES,
+        };
+        let ids = list(ids);
+        execute!(self, sql, ids.as_str(), owner)?;
+        fetch_all!(self, Beat, OWN, ids, owner)
     }
 
     /// The last signs of life of running jobs behind an id, by id.

@@ -115,6 +115,15 @@ impl std::str::FromStr for ChangePlace {
     }
 }
 
+/// Which jobs somebody may see.
+#[derive(Debug, Clone, Default)]
+pub struct JobReach {
+    /// Where they are admin.
+    pub admin: Reach,
+    /// Where they may view.
+    pub view: Reach,
+}
+
 /// Which jobs a list has.
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
@@ -139,11 +148,15 @@ macro_rules! columns {
     };
 }
 
-// Jobs within a reach: $1 everything, $2 projects, $3 apps.
+// Jobs that may be seen: with $1 to $3 (everything, projects, apps) by who is admin there; with $4 to $6 by others. What
+// the server does for itself, and what it sends to whom, is for admins only.
 macro_rules! visible {
     () => {
         "($1 OR j.project_id IN (SELECT CAST(value AS BIGINT) FROM json_each($2))
-            OR j.app_id IN (SELECT CAST(value AS BIGINT) FROM json_each($3)))"
+            OR j.app_id IN (SELECT CAST(value AS BIGINT) FROM json_each($3))
+            OR (j.project_id IS NOT NULL AND j.kind <> 'deliver_webhook'
+                AND ($4 OR j.project_id IN (SELECT CAST(value AS BIGINT) FROM json_each($5))
+                    OR j.app_id IN (SELECT CAST(value AS BIGINT) FROM json_each($6)))))"
     };
 }
 
@@ -153,19 +166,19 @@ macro_rules! changes {
             columns!(),
             "WHERE ",
             visible!(),
-            " AND (j.change, j.id) > ($4, $5)",
+            " AND (j.change, j.id) > ($7, $8)",
             $complete,
-            " ORDER BY j.change, j.id LIMIT $6"
+            " ORDER BY j.change, j.id LIMIT $9"
         )
     };
 }
 
 statements! {
     GET = concat!(columns!(), "WHERE j.id = $1");
-    LIST = concat!(columns!(), "WHERE ", visible!(), " AND j.id < $4
-        AND (CAST($5 AS TEXT) IS NULL OR j.kind = $5) AND (CAST($6 AS TEXT) IS NULL OR j.state = $6)
-        AND (CAST($7 AS TEXT) IS NULL OR p.name = $7) AND (CAST($8 AS TEXT) IS NULL OR a.name = $8)
-        ORDER BY j.id DESC LIMIT $9");
+    LIST = concat!(columns!(), "WHERE ", visible!(), " AND j.id < $7
+        AND (CAST($8 AS TEXT) IS NULL OR j.kind = $8) AND (CAST($9 AS TEXT) IS NULL OR j.state = $9)
+        AND (CAST($10 AS TEXT) IS NULL OR p.name = $10) AND (CAST($11 AS TEXT) IS NULL OR a.name = $11)
+        ORDER BY j.id DESC LIMIT $12");
     COUNT = concat!("SELECT j.state, COUNT(*) FROM job j WHERE ", visible!(), " GROUP BY j.state");
     LOG = "SELECT attempt, at, line FROM (SELECT id, attempt, at, line FROM job_log WHERE job_id = $1
         ORDER BY id DESC LIMIT $2) newest ORDER BY id";
@@ -175,11 +188,29 @@ statements! {
         changes!(" AND j.change < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)");
     LAST_CHANGE = "SELECT COALESCE(MAX(change), 0) FROM job";
     LAST_CHANGE_POSTGRES = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) - 1";
+    OPEN = "SELECT state, COUNT(*) FROM job WHERE state IN ('queued', 'running', 'failed', 'dead') GROUP BY state";
     WAITING = "SELECT kind, COUNT(*), MIN(run_at) FROM job WHERE state = 'queued' AND run_at <= $1 GROUP BY kind";
 }
 
 /// How many lines of a job's log are shown.
 const LINES: i64 = 500;
+
+fn counted(rows: Vec<(String, i64)>) -> JobCounts {
+    let mut counts = JobCounts::default();
+    for (state, count) in rows {
+        let place = match state.parse() {
+            Ok(JobState::Queued) => &mut counts.queued,
+            Ok(JobState::Running) => &mut counts.running,
+            Ok(JobState::Succeeded) => &mut counts.succeeded,
+            Ok(JobState::Failed) => &mut counts.failed,
+            Ok(JobState::Dead) => &mut counts.dead,
+            Ok(JobState::Cancelled) => &mut counts.cancelled,
+            Err(_) => continue,
+        };
+        *place = u64::try_from(count).unwrap_or(0);
+    }
+    counts
+}
 
 impl Tx {
     /// A job.
@@ -197,7 +228,7 @@ impl Tx {
     /// The jobs within a reach that a filter lets through, newest first.
     pub async fn list_jobs(
         &mut self,
-        reach: &Reach,
+        reach: &JobReach,
         filter: &JobFilter,
         limit: u32,
     ) -> Result<JobPage, StoreError> {
@@ -205,9 +236,12 @@ impl Tx {
             self,
             JobViewRow,
             LIST,
-            reach.everything,
-            list(&reach.projects),
-            list(&reach.apps),
+            reach.admin.everything,
+            list(&reach.admin.projects),
+            list(&reach.admin.apps),
+            reach.view.everything,
+            list(&reach.view.projects),
+            list(&reach.view.apps),
             filter.before.map_or(i64::MAX, |id| id.0),
             filter.kind.as_deref(),
             filter.state.map(JobState::as_str),
@@ -222,30 +256,32 @@ impl Tx {
     }
 
     /// How many jobs within a reach are in which state.
-    pub async fn count_jobs(&mut self, reach: &Reach) -> Result<JobCounts, StoreError> {
-        let (projects, apps) = (list(&reach.projects), list(&reach.apps));
-        let rows = fetch_all!(self, (String, i64), COUNT, reach.everything, projects, apps)?;
-        let mut counts = JobCounts::default();
-        for (state, count) in rows {
-            let place = match state.parse() {
-                Ok(JobState::Queued) => &mut counts.queued,
-                Ok(JobState::Running) => &mut counts.running,
-                Ok(JobState::Succeeded) => &mut counts.succeeded,
-                Ok(JobState::Failed) => &mut counts.failed,
-                Ok(JobState::Dead) => &mut counts.dead,
-                Ok(JobState::Cancelled) => &mut counts.cancelled,
-                Err(_) => continue,
-            };
-            *place = u64::try_from(count).unwrap_or(0);
-        }
-        Ok(counts)
+    pub async fn count_jobs(&mut self, reach: &JobReach) -> Result<JobCounts, StoreError> {
+        let JobReach { admin, view } = reach;
+        let rows = fetch_all!(
+            self,
+            (String, i64),
+            COUNT,
+            admin.everything,
+            list(&admin.projects),
+            list(&admin.apps),
+            view.everything,
+            list(&view.projects),
+            list(&view.apps)
+        )?;
+        Ok(counted(rows))
+    }
+
+    /// How many jobs are in the states that somebody may have to do something about.
+    pub async fn count_open_jobs(&mut self) -> Result<JobCounts, StoreError> {
+        Ok(counted(fetch_all!(self, (String, i64), OPEN)?))
     }
 
     /// The jobs within a reach that have changed behind a place, in the order of commits. Of several changes of one
     /// job only the last is there.
     pub async fn job_changes(
         &mut self,
-        reach: &Reach,
+        reach: &JobReach,
         after: ChangePlace,
         limit: u32,
     ) -> Result<Vec<JobViewRow>, StoreError> {
@@ -253,9 +289,21 @@ impl Tx {
             Self::Sqlite(_) => CHANGES,
             Self::Postgres(_) => CHANGES_POSTGRES,
         };
-        let (projects, apps) = (list(&reach.projects), list(&reach.apps));
-        let (change, id, limit) = (after.change, after.id, i64::from(limit));
-        fetch_all!(self, JobViewRow, sql, reach.everything, projects, apps, change, id, limit)
+        let JobReach { admin, view } = reach;
+        fetch_all!(
+            self,
+            JobViewRow,
+            sql,
+            admin.everything,
+            list(&admin.projects),
+            list(&admin.apps),
+            view.everything,
+            list(&view.projects),
+            list(&view.apps),
+            after.change,
+            after.id,
+            i64::from(limit)
+        )
     }
 
     /// The place behind everything that has changed so far.

@@ -63,8 +63,8 @@ pub use history::OldJobs;
 pub use id::{
     AppId, AuditId, ChannelId, ElementId, JobId, PackId, PrincipalId, ProjectId, RoleBindingId, VersionId,
 };
-pub use job::{Beat, DueJob, Ending, JobRow, NewJob};
-pub use job_view::{ChangePlace, JobFilter, JobViewRow};
+pub use job::{Beat, DueJob, Ending, JobRow, NewJob, Priority};
+pub use job_view::{ChangePlace, JobFilter, JobReach, JobViewRow};
 pub use live_bytes::{CompactablePack, DeadPlace, StoredBytes};
 pub use pack::{NewPack, PackRow, VersionPack};
 pub use page::{Cursor, PageQuery};

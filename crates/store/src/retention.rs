@@ -111,13 +111,13 @@ impl ExpendablePlace {
 }
 
 // The published versions of the apps behind $1 up to $2 that are not among the newest $3 of their app, and were
-// published before $4. The names of apps are looked up for few of them only, so they are not joined here.
+// published, or have come back, before $4. The names of apps are looked up for few of them only, so they are not joined here.
 macro_rules! old {
     () => {
-        "FROM (SELECT v.id, v.app_id, v.name, v.created_at, (v.pinned OR v.legal_hold) AS held,
+        "FROM (SELECT v.id, v.app_id, v.name, v.created_at, COALESCE(v.restored_at, v.created_at) AS since, (v.pinned OR v.legal_hold) AS held,
                 ROW_NUMBER() OVER (PARTITION BY v.app_id ORDER BY v.created_at DESC, v.id DESC) AS place
             FROM version v WHERE v.app_id > $1 AND v.app_id <= $2 AND v.state = 'published') r
-        WHERE r.place > $3 AND r.created_at < $4
+        WHERE r.place > $3 AND r.since < $4
             AND NOT EXISTS (SELECT 1 FROM app g JOIN project h ON h.id = g.project_id
                 WHERE g.id = r.app_id AND (g.state = 'deleted' OR h.state = 'deleted')) "
     };

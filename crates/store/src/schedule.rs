@@ -37,7 +37,9 @@ statements! {
             updated_at = $5
         WHERE name = $1";
     // Of all that come to a tick at once, one finds it not yet taken.
-    TICK = "UPDATE schedule SET last_tick = $2 WHERE name = $1 AND enabled AND (last_tick IS NULL OR last_tick < $2)";
+    // A last one that lies far ahead was taken by somebody whose clock was wrong.
+    TICK = "UPDATE schedule SET last_tick = $2 WHERE name = $1 AND enabled
+            AND (last_tick IS NULL OR last_tick < $2 OR last_tick > $3)";
     RAN = "UPDATE schedule SET last_job_id = $2 WHERE name = $1";
 }
 
@@ -70,8 +72,13 @@ impl Tx {
     }
 
     /// Takes a tick; false if somebody else has, or it is off.
-    pub async fn take_tick(&mut self, name: &str, tick: DateTime<Utc>) -> Result<bool, StoreError> {
-        execute!(self, TICK, name, tick).map(|rows| rows == 1)
+    pub async fn take_tick(
+        &mut self,
+        name: &str,
+        tick: DateTime<Utc>,
+        ahead: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        execute!(self, TICK, name, tick, ahead).map(|rows| rows == 1)
     }
 
     /// Notes the job of a schedule's last time.

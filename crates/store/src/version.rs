@@ -169,8 +169,14 @@ statements! {
         WHERE c.app_id = $1 AND c.name = $2");
     FIND_LATEST = concat!(columns!(), "WHERE v.app_id = $1 AND v.state = 'published'
         ORDER BY v.created_at DESC, v.id DESC LIMIT 1");
-    SET_STATE = "UPDATE version SET state = $2, deleted_at = $3, revision = revision + 1 WHERE id = $1";
-    REVIVE = "UPDATE version SET state = 'published', deleted_at = NULL, revision = revision + 1,
+    SET_STATE = "UPDATE version SET state = $2, deleted_at = $3, revision = revision + 1, quarantined = $4
+        WHERE id = $1";
+    DELETE = "UPDATE version SET state = 'deleted', deleted_at = $2, revision = revision + 1 WHERE id = $1";
+    RESTORE = "UPDATE version SET state = CASE WHEN quarantined THEN 'quarantined' ELSE 'published' END,
+            deleted_at = NULL, revision = revision + 1, restored_at = $2
+        WHERE id = $1";
+    REVIVE = "UPDATE version SET state = CASE WHEN quarantined THEN 'quarantined' ELSE 'published' END,
+            deleted_at = NULL, revision = revision + 1, restored_at = $5,
             manifest_digest = $2, manifest_root = $3, meta_digest = $4 WHERE id = $1";
 }
 
@@ -224,20 +230,31 @@ impl Tx {
         }
     }
 
-    /// Moves a version to another state.
-    pub async fn set_version_state(
-        &mut self,
-        id: VersionId,
-        state: VersionState,
-        deleted_at: Option<DateTime<Utc>>,
-    ) -> Result<(), StoreError> {
-        execute!(self, SET_STATE, id, state.as_str(), deleted_at).map(drop)
+    /// Quarantines or releases a version.
+    pub async fn set_version_state(&mut self, id: VersionId, state: VersionState) -> Result<(), StoreError> {
+        let (none, quarantined) = (None::<DateTime<Utc>>, state == VersionState::Quarantined);
+        execute!(self, SET_STATE, id, state.as_str(), none, quarantined).map(drop)
+    }
+
+    /// Tombstones a version.
+    pub async fn delete_version(&mut self, id: VersionId, now: DateTime<Utc>) -> Result<(), StoreError> {
+        execute!(self, DELETE, id, now).map(drop)
+    }
+
+    /// Brings a tombstoned version back, to what it was.
+    pub async fn restore_version(&mut self, id: VersionId, now: DateTime<Utc>) -> Result<(), StoreError> {
+        execute!(self, RESTORE, id, now).map(drop)
     }
 
     /// Brings back a version whose content was collected, with a manifest of the same tree.
-    pub async fn revive_version(&mut self, id: VersionId, new: &NewVersion) -> Result<(), StoreError> {
+    pub async fn revive_version(
+        &mut self,
+        id: VersionId,
+        new: &NewVersion,
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
         let (manifest, root) = (&new.manifest_digest.as_bytes()[..], &new.manifest_root.as_bytes()[..]);
-        execute!(self, REVIVE, id, manifest, root, &new.meta_digest.as_bytes()[..]).map(drop)
+        execute!(self, REVIVE, id, manifest, root, &new.meta_digest.as_bytes()[..], now).map(drop)
     }
 }
 

@@ -55,10 +55,6 @@ pub struct NewDelivery<'a> {
     pub event: Option<i64>,
     /// What kind of event.
     pub kind: &'a str,
-    /// In which project.
-    pub project: Option<ProjectId>,
-    /// For which app.
-    pub app: Option<AppId>,
     /// The trace that it belongs to.
     pub trace_parent: Option<&'a str>,
 }
@@ -90,8 +86,7 @@ macro_rules! select {
 
 macro_rules! contexts {
     () => {
-        "SELECT d.seq, d.webhook_seq, COALESCE(e.project_id, w.project_id) AS project_id,
-            COALESCE(e.app_id, w.app_id) AS app_id, e.trace_parent
+        "SELECT d.seq, d.webhook_seq, w.project_id, w.app_id, e.trace_parent
         FROM webhook_delivery d JOIN webhook w ON w.seq = d.webhook_seq LEFT JOIN event e ON e.id = d.event_id "
     };
 }
@@ -144,6 +139,8 @@ statements! {
     INSERT = concat!("INSERT INTO webhook_delivery (id, webhook_seq, event_id, kind, state, attempts, created_at,
             updated_at)
         VALUES ($1, $2, $3, $4, 'pending', 0, $5, $5) RETURNING ", columns!());
+    // The job belongs where the webhook does, not the event: whoever may not know of the one learns nothing of the other.
+    PLACE = "SELECT project_id, app_id FROM webhook WHERE seq = $1";
     FIND = concat!(select!(), "WHERE webhook_seq = $1 AND id = $2");
     LIST = concat!(select!(), "WHERE webhook_seq = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3 OFFSET $4");
     LIST_IN = concat!(select!(), "WHERE webhook_seq = $1 AND seq < $2 AND state = $5
@@ -175,7 +172,8 @@ impl Tx {
     ) -> Result<DeliveryRow, StoreError> {
         let id = Uuid::new_v4();
         let row = fetch_one!(self, DeliveryRow, INSERT, id, new.webhook, new.event, new.kind, now)?;
-        self.queue_delivery(row.seq, new.webhook, (new.project, new.app), new.trace_parent, now).await?;
+        let place = fetch_one!(self, (Option<ProjectId>, Option<AppId>), PLACE, new.webhook)?;
+        self.queue_delivery(row.seq, new.webhook, place, new.trace_parent, now).await?;
         Ok(row)
     }
 

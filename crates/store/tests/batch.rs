@@ -162,8 +162,8 @@ async fn the_newest_versions_of_many_apps_are_found_together(database: TestDatab
     }
     let (a, of_a) = (apps[0].0, apps[0].1.clone());
     let ids: Vec<_> = apps.iter().map(|(id, _)| *id).chain([a]).collect();
-    tx.set_version_state(of_a[3], VersionState::Deleted, Some(now())).await.unwrap();
-    tx.set_version_state(of_a[2], VersionState::Quarantined, None).await.unwrap();
+    tx.delete_version(of_a[3], now()).await.unwrap();
+    tx.set_version_state(of_a[2], VersionState::Quarantined).await.unwrap();
     tx.set_version_label(of_a[0], "env", Some("prod")).await.unwrap();
     let actor = Actor { id: Some(principal), ..Actor::system("t", &AuditKey::derive(b"test")) };
     let stable = "stable".parse().unwrap();

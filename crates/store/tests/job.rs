@@ -5,7 +5,9 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use kkartifact_model::api::job::JobState;
 use kkartifact_model::job::Job;
-use kkartifact_store::{Beat, Database, Ending, JobId, JobRow, NewJob, Reach, StoreError};
+use kkartifact_store::{
+    Beat, Database, Ending, JobId, JobReach, JobRow, NewJob, Priority, Reach, StoreError,
+};
 use kkartifact_testkit::{TestDatabase, on_both_databases};
 use serde_json::json;
 
@@ -27,8 +29,8 @@ fn now() -> DateTime<Utc> {
     "2026-01-02T03:04:05Z".parse().unwrap()
 }
 
-fn everything() -> Reach {
-    Reach { everything: true, ..Reach::default() }
+fn everything() -> JobReach {
+    JobReach { admin: Reach { everything: true, ..Reach::default() }, ..JobReach::default() }
 }
 
 async fn queue(database: &Database, new: &NewJob<'_>) -> Option<JobId> {
@@ -167,7 +169,7 @@ async fn no_lane_hides_another(database: TestDatabase) {
             queue(&database, &NewJob { lane, ..NewJob::new(&JOB, now()) }).await.unwrap();
         }
     }
-    let urgent = NewJob { lane: "c", priority: -1, ..NewJob::new(&JOB, now()) };
+    let urgent = NewJob { lane: "c", priority: Priority::High, ..NewJob::new(&JOB, now()) };
     let urgent = queue(&database, &urgent).await.unwrap();
     let mut tx = database.read().await.unwrap();
     let due = tx.due_jobs(KIND, &[], 2, 100, now()).await.unwrap();

@@ -125,8 +125,8 @@ async fn what_something_relies_on_stays(database: TestDatabase) {
     upload_told_by(&mut tx, &web, principal, ids[5]).await;
     let aborted = upload_told_by(&mut tx, &web, principal, ids[6]).await;
     assert!(tx.close_upload(aborted, UploadState::Aborted, None).await.unwrap());
-    tx.set_version_state(ids[7], VersionState::Quarantined, None).await.unwrap();
-    tx.set_version_state(ids[8], VersionState::Deleted, Some(now())).await.unwrap();
+    tx.set_version_state(ids[7], VersionState::Quarantined).await.unwrap();
+    tx.delete_version(ids[8], now()).await.unwrap();
 
     let rule = RetentionRule::newest(2);
     assert_eq!(expendable(&mut tx, &web, &rule, 100).await, ["v6", "v9"], "v10 and v11 are the newest");

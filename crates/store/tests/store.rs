@@ -5,14 +5,13 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use kkartifact_model::api::channel::MoveAction;
 use kkartifact_model::api::upload::UploadState;
-use kkartifact_model::api::version::{BuildInfo, VersionState};
+use kkartifact_model::api::version::BuildInfo;
 use kkartifact_model::event::EventKind;
-use kkartifact_model::job::Job;
 use kkartifact_model::token::TokenText;
 use kkartifact_model::{ChunkId, FileDigest, ManifestDigest, Permissions, TreeDigest, VersionRef};
 use kkartifact_store::{
-    Actor, AppRow, AuditKey, Database, JobState, NewAudit, NewChunk, NewEvent, NewPack, NewTokenRow,
-    NewUpload, NewVersion, Outcome, PageQuery, PrincipalId, Reach, StoreError, Tx, VersionFilter, VersionId,
+    Actor, AppRow, AuditKey, Database, NewAudit, NewChunk, NewEvent, NewPack, NewTokenRow, NewUpload,
+    NewVersion, Outcome, PageQuery, PrincipalId, Reach, StoreError, Tx, VersionFilter, VersionId,
     VersionPack,
 };
 use kkartifact_testkit::{TestDatabase, on_both_databases};
@@ -232,7 +231,7 @@ async fn channels_move_with_history_and_roll_back_one_by_one(database: TestDatab
     let by_channel = tx.find_version(app.id, &VersionRef::Channel(stable)).await.unwrap().unwrap();
     assert_eq!(by_channel.id, ids[0]);
     // What is deleted is not gone back to.
-    tx.set_version_state(ids[1], VersionState::Deleted, Some(now())).await.unwrap();
+    tx.delete_version(ids[1], now()).await.unwrap();
     let again =
         tx.move_channel(app.id, &"stable".parse().unwrap(), ids[2], MoveAction::Promote, &actor, now()).await;
     assert_eq!(tx.rollback_target(&again.unwrap()).await.unwrap(), Some(ids[0]));

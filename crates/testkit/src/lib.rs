@@ -21,7 +21,7 @@ pub mod tree;
 
 pub use agent::TestAgent;
 pub use database::TestDatabase;
-pub use receiver::*;
+pub use receiver::{Behaviour, Received, Receiver};
 pub use redis::RedisProcess;
 pub use server::{Answer, TestServer};
 pub use service_process::ServiceProcess;

@@ -45,6 +45,7 @@ pub struct ServerProcess {
     dir: PathBuf,
     port: u16,
     database_url: Option<String>,
+    settings: Vec<(String, String)>,
     child: Child,
     _database: Option<TestDatabase>,
 }
@@ -55,14 +56,27 @@ const PATIENCE: Duration = Duration::from_mins(1);
 impl ServerProcess {
     /// Starts a server on a free port, which it keeps over restarts. Also the first admin's token.
     pub fn start(programs: &Programs, dir: &Path, database: TestDatabase) -> (Self, String) {
+        Self::start_with(programs, dir, database, &[])
+    }
+
+    /// The same with settings, such as `("KKARTIFACT_GC__DELAY_MINUTES", "0")`, which it keeps over restarts as well.
+    pub fn start_with(
+        programs: &Programs,
+        dir: &Path,
+        database: TestDatabase,
+        settings: &[(&str, &str)],
+    ) -> (Self, String) {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let database_url = database.url();
-        let child = spawn(programs, dir, port, database_url.as_deref(), None);
+        let settings: Vec<_> =
+            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let child = spawn(programs, dir, port, database_url.as_deref(), &settings, None);
         let mut server = Self {
             programs: programs.clone(),
             dir: dir.to_owned(),
             port,
             database_url,
+            settings,
             child,
             _database: Some(database),
         };
@@ -93,7 +107,8 @@ impl ServerProcess {
     /// Starts it again on the same data and port, perhaps with a place where it dies.
     pub fn restart(&mut self, failpoint: Option<&str>) {
         assert!(self.exit_status().is_some(), "the server still runs");
-        self.child = spawn(&self.programs, &self.dir, self.port, self.database_url.as_deref(), failpoint);
+        let (database, settings) = (self.database_url.as_deref(), &self.settings);
+        self.child = spawn(&self.programs, &self.dir, self.port, database, settings, failpoint);
         self.ready();
     }
 
@@ -141,7 +156,7 @@ impl ServerProcess {
     /// Runs `kkartifact` on its data.
     pub fn run(&self, args: &[&str]) -> Output {
         let mut command = self.programs.command("kkartifact");
-        command.arg("--data-dir").arg(self.dir.join("data")).args(args);
+        command.arg("--data-dir").arg(self.dir.join("data")).args(args).envs(self.settings.iter().cloned());
         if let Some(url) = &self.database_url {
             command.env("KKARTIFACT_DATABASE__URL", url);
         }
@@ -176,6 +191,7 @@ fn spawn(
     dir: &Path,
     port: u16,
     database: Option<&str>,
+    settings: &[(String, String)],
     failpoint: Option<&str>,
 ) -> Child {
     std::fs::create_dir_all(dir).unwrap();
@@ -187,6 +203,7 @@ fn spawn(
         .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--ready-file"])
         .arg(dir.join("ready"))
         .env("KKARTIFACT_AUTH__BCRYPT_COST", "4")
+        .envs(settings.iter().cloned())
         .stdout(Stdio::null())
         .stderr(log);
     if let Some(url) = database {
@@ -217,6 +234,7 @@ pub struct AgentProcess {
     home: PathBuf,
     url: String,
     token: String,
+    app: [String; 2],
 }
 
 impl AgentProcess {
@@ -229,7 +247,14 @@ impl AgentProcess {
             home: home.to_owned(),
             url: url.to_owned(),
             token: token.to_owned(),
+            app: ["shop".into(), "web".into()],
         }
+    }
+
+    /// The same agent for another app than shop/web.
+    pub fn with_app(mut self, project: &str, app: &str) -> Self {
+        self.app = [project.to_owned(), app.to_owned()];
+        self
     }
 
     fn command(&self, args: &[&str], failpoint: Option<&str>) -> Command {
@@ -238,7 +263,8 @@ impl AgentProcess {
         if !self.token.is_empty() {
             let config = self.home.join("agent.yml");
             command.args(["--server-url", &self.url, "--token", &self.token]).arg("--config").arg(config);
-            command.args(["--project", "shop", "--app", "web"]);
+            let [project, app] = &self.app;
+            command.args(["--project", project, "--app", app]);
         }
         if let Some(place) = failpoint {
             command.env(failpoint::VARIABLE, place);
@@ -276,7 +302,7 @@ impl AgentProcess {
             .env("HOME", &self.home)
             .env("KKARTIFACT_SERVER_URL", &self.url)
             .env("KKARTIFACT_TOKEN", &self.token)
-            .envs([("KKARTIFACT_PROJECT", "shop"), ("KKARTIFACT_APP", "web")])
+            .envs(["KKARTIFACT_PROJECT", "KKARTIFACT_APP"].iter().zip(&self.app))
             .env("W", directory)
             .env("AGENT", self.programs.dir.join("kkartifact-agent"))
             .env("CONFIG", self.home.join("agent.yml"))

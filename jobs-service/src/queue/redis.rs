@@ -78,8 +78,7 @@ impl Sender {
              redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
              return 1",
         );
-        let leads: bool =
-            script.key(LEADER).arg(&self.name).arg(TERM).invoke_async(&mut connection).await?;
+        let leads: bool = script.key(LEADER).arg(&self.name).arg(TERM).invoke_async(&mut connection).await?;
         if leads && self.tidied.is_none_or(|at| at.elapsed() > PATIENCE) {
             self.tidied = Some(tokio::time::Instant::now());
             for kind in self.kinds.clone() {

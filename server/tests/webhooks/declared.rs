@@ -87,7 +87,11 @@ async fn a_changed_declaration_changes_the_webhook_and_one_that_is_gone_removes_
             declare(config, vec![changed, declared("audit", &one)]);
         })
         .await;
-    let after = there_are(&server, 3).await;
+    let after = until("the declaration to hold", async || {
+        let all = listed(&server).await;
+        (all.len() == 3 && all.iter().any(|hook| hook["url"] == two)).then_some(all)
+    })
+    .await;
     let chat = after.iter().find(|hook| hook["name"] == "chat").unwrap();
     let was = before.iter().find(|hook| hook["name"] == "chat").unwrap();
     assert_eq!((&chat["id"], &chat["url"]), (&was["id"], &json!(two)), "it is the same one");

@@ -143,7 +143,7 @@ async fn a_receiver_says_how_long_it_wants_to_be_left_alone(db: TestDatabase) {
         other.reaches(&server, "delivered", 1).await;
         assert_eq!(receiver.received(&path).len(), 1, "{status} {wanted}");
         // An hour at most, whatever it says.
-        server.clock.advance(if wanted == 600 { TimeDelta::minutes(2) } else { TimeDelta::minutes(60) });
+        server.clock.advance(if wanted == 600 { TimeDelta::minutes(4) } else { TimeDelta::minutes(60) });
         server.resources().jobs_queued.notify_waiters();
         receiver.wait_for(&path, 2, PATIENCE).await;
         hook.change(&server, json!({ "enabled": false })).await.expect(200);

@@ -160,7 +160,7 @@ async fn publish(resources: &Resources, caller: &Caller, draft: &Draft) -> ApiRe
     let (created, id) = match found {
         None => (true, tx.insert_version(version, *now).await?),
         Some(row) if row.state == VersionState::Purged => {
-            tx.revive_version(row.id, version).await?;
+            tx.revive_version(row.id, version, *now).await?;
             (true, row.id)
         }
         Some(row) if row.state == VersionState::Deleted => {

@@ -27,7 +27,7 @@ pub(super) struct Intake {
     writer: Option<PackWriter>,
     /// What has been taken since the last record: in the open pack, or to be linked.
     seen: HashSet<ChunkId>,
-    /// Chunks that another app of the project has already sent.
+    /// Chunks that the project has already.
     links: Vec<(ChunkId, ChunkLocation)>,
     file: Option<FileHash>,
     /// Files of several chunks whose digests were computed on the way.
@@ -143,16 +143,12 @@ impl Intake {
         })?;
         let mut new = Vec::with_capacity(chunks.len());
         for chunk in chunks {
-            match known.get(&chunk.id) {
-                Some(at) if at.own => self.counts.durable += 1,
-                known => {
-                    self.pending += 1;
-                    match (self.seen.insert(chunk.id), known) {
-                        (true, Some(at)) => self.links.push((chunk.id, *at)),
-                        (true, None) => new.push(chunk),
-                        (false, _) => {}
-                    }
-                }
+            self.pending += 1;
+            match (self.seen.insert(chunk.id), known.get(&chunk.id)) {
+                // Also what the app has itself: the upload relies on it from now on.
+                (true, Some(at)) => self.links.push((chunk.id, *at)),
+                (true, None) => new.push(chunk),
+                (false, _) => {}
             }
         }
         self.append(new)?;
@@ -230,19 +226,18 @@ impl Intake {
         let mut tx = self.resources.db.begin().await?;
         let new = NewPack { key, element, project, app, size, chunks: &chunks };
         let id = tx.insert_pack(&new, self.resources.clock.now()).await?;
+        // Somebody may have adopted it long ago, and collected it since.
+        rely(&mut tx, &[id]).await?;
         self.pin(&mut tx, &[id]).await?;
         Ok(tx.commit().await?)
     }
 
-    async fn record_links(&self, mut links: Vec<(ChunkId, ChunkLocation)>) -> ApiResult<()> {
+    async fn record_links(&self, links: Vec<(ChunkId, ChunkLocation)>) -> ApiResult<()> {
         let mut packs: Vec<_> = links.iter().map(|(_, at)| at.pack_id).collect();
         packs.sort_unstable();
         packs.dedup();
         let mut tx = self.resources.db.begin().await?;
-        // What is about to be collected is not there any more: the sender is told that it is missing.
-        let gone = tx.lock_packs(&packs).await?;
-        links.retain(|(_, at)| !gone.contains(&at.pack_id));
-        packs.retain(|pack| !gone.contains(pack));
+        rely(&mut tx, &packs).await?;
         tx.link_chunks(self.app.id, &links).await?;
         self.pin(&mut tx, &packs).await?;
         Ok(tx.commit().await?)
@@ -265,4 +260,13 @@ impl Intake {
         metrics::counter!("kkartifact_received_bytes_total").increment(self.counts.bytes);
         Ok(self.counts)
     }
+}
+
+/// Relies on packs until the transaction ends. What is about to be collected is not there any more, and what was sent
+/// of it was not kept: the sender tries again and is told that it is missing.
+async fn rely(tx: &mut Tx, packs: &[PackId]) -> ApiResult<()> {
+    if tx.lock_packs(packs).await?.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::unavailable("storage is being tidied up; try again", "a pack was claimed"))
 }

@@ -16,8 +16,8 @@ use serde::Deserialize;
 use crate::webhook;
 
 pub use sections::{
-    Audit, Auth, CreateOnPush, Database, DeclaredWebhook, Gc, Jobs, Limits, Log, LogFormat, Oidc, Outbound, Rate,
-    Redis, Server, Storage, Upload, Webhooks,
+    Audit, Auth, CreateOnPush, Database, DeclaredWebhook, Gc, Jobs, Limits, Log, LogFormat, Oidc, Outbound,
+    Rate, Redis, Server, Storage, Upload, Webhooks,
 };
 
 /// Everything that can be configured.
@@ -61,8 +61,8 @@ pub struct Config {
 pub struct ConfigError(pub Vec<String>);
 
 const SECTIONS: [&str; 15] = [
-    "server", "database", "storage", "auth", "oidc", "rate", "outbound", "audit", "redis", "jobs", "webhooks", "gc",
-    "upload", "limits", "log",
+    "server", "database", "storage", "auth", "oidc", "rate", "outbound", "audit", "redis", "jobs",
+    "webhooks", "gc", "upload", "limits", "log",
 ];
 
 impl Config {
@@ -154,11 +154,19 @@ impl Config {
         {
             mistakes.push("database.url must start with postgres://; leave it out for SQLite".into());
         }
-        if self.redis.url.as_deref().is_some_and(|url| !url.starts_with("redis://") && !url.starts_with("rediss://")) {
+        if self
+            .redis
+            .url
+            .as_deref()
+            .is_some_and(|url| !url.starts_with("redis://") && !url.starts_with("rediss://"))
+        {
             mistakes.push("redis.url must start with redis:// or rediss://".into());
         }
         if self.jobs.time_zone.parse::<chrono_tz::Tz>().is_err() {
-            mistakes.push(format!("jobs.time_zone: {:?} is not a time zone such as Europe/Berlin", self.jobs.time_zone));
+            mistakes.push(format!(
+                "jobs.time_zone: {:?} is not a time zone such as Europe/Berlin",
+                self.jobs.time_zone
+            ));
         }
         self.check_urls(mistakes);
     }

@@ -162,11 +162,14 @@ pub fn together(chunks: &[ChunkRef], bytes: u64) -> usize {
 }
 
 /// A chunk's place for the content store.
-pub fn chunk_at(id: ChunkId, at: &ChunkLocation) -> ChunkAt {
+fn chunk_at(id: ChunkId, at: &ChunkLocation) -> ChunkAt {
     ChunkAt { id, pack: at.pack, offset: at.offset, stored_len: at.stored_len, len: at.len }
 }
 
 /// A chunk that a manifest names and no row knows.
-pub fn missing(id: ChunkId) -> ApiError {
+fn missing(id: ChunkId) -> ApiError {
     ApiError::internal(format!("chunk {id} of a stored manifest has no place"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -117,8 +117,8 @@ fn sentence(format: WebhookFormat, happening: &Happening<'_>) -> String {
             format!("{credential} {} ends{end}", say("/name"))
         }
         Ok(EventKind::JobFailed) => {
-            let kind = find(&["/job_kind", "/kind"]).map(|kind| format!(" ({kind})"));
-            format!("job {}{} has failed{}", say("/job"), kind.unwrap_or_default(), behind("/error"))
+            let kind = find(&["/job_kind"]).map(|kind| format!(" ({kind})"));
+            format!("job {}{} has failed{}", say("/job_id"), kind.unwrap_or_default(), behind("/error"))
         }
         Ok(EventKind::WebhookDisabled) => {
             format!("webhook {} was disabled{}", say("/name"), behind("/reason"))
@@ -139,6 +139,8 @@ fn clean(format: WebhookFormat, text: &str) -> String {
     for c in text.chars().take(MOST) {
         match (c, format) {
             ('@', _) => clean.push_str("@\u{200b}"),
+            // Else `https://` in a host's name would be a link.
+            (':', _) => clean.push_str(":\u{200b}"),
             // Slack's own escapes; others show them as they are.
             ('&', WebhookFormat::Slack) => clean.push_str("&amp;"),
             ('<', WebhookFormat::Slack) => clean.push_str("&lt;"),
@@ -147,7 +149,9 @@ fn clean(format: WebhookFormat, text: &str) -> String {
             ('<', _) => clean.push('\u{ff1c}'),
             ('>', _) => clean.push('\u{ff1e}'),
             // Lines, and what turns the direction of writing.
-            ('\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}', _) => clean.push(' '),
+            ('\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}', _) => {
+                clean.push(' ')
+            }
             (c, _) if c.is_control() => clean.push(' '),
             (c, _) => clean.push(c),
         }

@@ -10,7 +10,7 @@ async fn what_any_version_needs_of_a_pack_is_live(database: TestDatabase) {
     let pack = world.pack(&["a", "b", "c", "d"]).await;
     let unneeded = world.pack(&["e"]).await;
     for (app, name, needs) in
-        [(&world.web, "v1", [0, 2]), (&world.api, "v2", [2, 0]), (&world.web, "v3", [2, 3])]
+        [(&world.web, "v1", [0u32, 2]), (&world.api, "v2", [2, 0]), (&world.web, "v3", [2, 3])]
     {
         world.version(app, name, &[(pack, &needs)]).await;
     }
@@ -50,12 +50,11 @@ async fn more_versions_than_a_page_are_all_looked_at(database: TestDatabase) {
 async fn the_packs_with_most_dead_bytes_come_first(database: TestDatabase) {
     let world = World::new(database).await;
     let mut packs = Vec::new();
-    for (name, needs) in
-        [("v0", &[0u32, 1, 2, 3][..]), ("v1", &[0, 1, 2]), ("v2", &[0]), ("v3", &[1]), ("v4", &[0])]
-    {
+    let needs = [vec![0, 1, 2, 3], vec![0, 1, 2], vec![0], vec![1], vec![0]];
+    for (name, needs) in ["v0", "v1", "v2", "v3", "v4"].into_iter().zip(&needs) {
         let texts = ["a", "b", "c", "d"].map(|text| format!("{text} of {name}"));
         let pack = world.pack(&texts.each_ref().map(String::as_str)).await;
-        world.version(&world.web, name, &[(pack, needs)]).await;
+        world.version(&world.web, name, &[(pack, needs.as_slice())]).await;
         world.count(pack, 4).await;
         packs.push(pack);
     }

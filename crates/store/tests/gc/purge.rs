@@ -13,7 +13,7 @@ const START: (DateTime<Utc>, VersionId) = (DateTime::UNIX_EPOCH, VersionId(0));
 impl World {
     async fn delete(&self, version: VersionId, at: DateTime<Utc>) {
         let mut tx = self.tx().await;
-        tx.set_version_state(version, VersionState::Deleted, Some(at)).await.unwrap();
+        tx.delete_version(version, at).await.unwrap();
         tx.commit().await.unwrap();
     }
 
@@ -68,7 +68,7 @@ async fn what_is_restored_or_held_keeps_its_chunks(database: TestDatabase) {
     }
     assert_eq!(world.purgeable(now()).await, [restored, held]);
     let mut tx = world.tx().await;
-    tx.set_version_state(restored, VersionState::Published, None).await.unwrap();
+    tx.set_version_state(restored, VersionState::Published).await.unwrap();
     tx.commit().await.unwrap();
     world.raw("UPDATE version SET legal_hold = TRUE WHERE name = 'held'").await;
     assert!(world.purgeable(minutes(9)).await.is_empty());
