@@ -61,6 +61,13 @@ chaos-push: ## kill -9 at every durable step and at 50 random moments: ROUNDS=50
 	KKARTIFACT_CHAOS_ROUNDS=$(or $(ROUNDS),50) $(if $(SEED),KKARTIFACT_CHAOS_SEED=$(SEED)) \
 		scripts/with-postgres.sh cargo nextest run -p kkartifact --test chaos --profile chaos --no-capture
 
+.PHONY: soak-gc
+soak-gc: ## Pushes, pulls, deletions, collections and kills together, on each database: MINUTES=10 SEED=n
+	@scripts/need.sh build test
+	cargo build --workspace --all-targets
+	KKARTIFACT_SOAK_MINUTES=$(or $(MINUTES),10) $(if $(SEED),KKARTIFACT_SOAK_SEED=$(SEED)) \
+		scripts/with-postgres.sh cargo nextest run -p kkartifact --test soak_gc --profile soak --no-capture
+
 .PHONY: memory
 memory: release ## Peak memory with a 4 GiB file and with a million entries
 	@scripts/need.sh bench

@@ -1,8 +1,8 @@
 //! Signs of life: giving them for the jobs in hand, and noticing where nobody gives any.
 //!
 //! No clocks are compared. Whoever sees a running job's beat stand still for the length of a lease, by its own watch,
-//! takes the job over. Time in which the database could not be read does not count: after an outage everybody has a
-//! whole lease to say that they are still there.
+//! takes the job over. Of the time in which the database could not be read little counts: after an outage
+//! everybody has at least half a lease to say that they are still there.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

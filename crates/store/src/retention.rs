@@ -90,7 +90,7 @@ impl ExpendablePlace {
 
     /// Behind everything of an app.
     pub const fn behind(app: AppId) -> Self {
-        Self { app, version: Cursor::START }
+        Self::before(AppId(app.0.saturating_add(1)))
     }
 
     /// The app before the one that it is in: where a page of apps starts that has everything behind the place.

@@ -1,6 +1,6 @@
 //! A database of a test's own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kkartifact_store::{Database, DatabaseConfig};
 use sqlx::Connection as _;
@@ -31,6 +31,11 @@ impl TestDatabase {
         let server = std::env::var(POSTGRES).unwrap_or_else(|_| {
             panic!("{POSTGRES} is not set; 'make test' starts a PostgreSQL, or see scripts/with-postgres.sh")
         });
+        Self::on(&server).await
+    }
+
+    /// An empty database of a PostgreSQL server: `postgres://user@host:port`.
+    pub async fn on(server: &str) -> Self {
         let name = format!("test_{}", Uuid::new_v4().simple());
         let mut admin = sqlx::PgConnection::connect(&format!("{server}/postgres")).await.unwrap();
         let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
@@ -40,6 +45,16 @@ impl TestDatabase {
             config: DatabaseConfig::Postgres { url: format!("{server}/{name}"), max_connections: 8 },
             _dir: None,
         }
+    }
+
+    /// The SQLite file that a server keeps here.
+    pub fn at(path: &Path) -> Self {
+        Self { config: DatabaseConfig::Sqlite { path: path.to_owned() }, _dir: None }
+    }
+
+    /// Runs statements, behind everybody's back.
+    pub async fn execute(&self, sql: &str) {
+        execute(&self.config, sql).await;
     }
 
     /// How to connect.

@@ -12,6 +12,7 @@
 mod agent;
 mod database;
 pub mod oidc;
+mod postgres;
 pub mod process;
 mod receiver;
 mod redis;
@@ -21,6 +22,7 @@ pub mod tree;
 
 pub use agent::TestAgent;
 pub use database::TestDatabase;
+pub use postgres::PostgresProcess;
 pub use receiver::{Behaviour, Received, Receiver};
 pub use redis::RedisProcess;
 pub use server::{Answer, TestServer};

@@ -72,7 +72,9 @@ async fn a_large_question_is_answered_by_a_job_line_by_line(db: TestDatabase) {
 async fn the_largest_question_is_answered(db: TestDatabase) {
     let server = shop(db).await;
     let apps: Vec<_> = (0..10_000).map(|i| json!({ "project": "nix", "app": format!("a{i}") })).collect();
-    let job = ask(&server, &server.admin, json!({ "apps": apps, "limit": 100 })).await;
+    let huge = json!({ "apps": apps, "limit": 11 });
+    server.post("/batch/versions", &server.admin, huge).await.refused(413, "too_large");
+    let job = ask(&server, &server.admin, json!({ "apps": apps, "limit": 10 })).await;
     let found = lines(&fetch(&server, &server.admin, job).await.expect(200));
     assert_eq!(found.len(), 10_000);
     assert_eq!((&found[0]["app"], &found[9999]["app"]), (&json!("a0"), &json!("a9999")));

@@ -95,7 +95,7 @@ pub struct JobLogLine {
     pub line: String,
 }
 
-/// A page of jobs, newest first, with how many there are in which state.
+/// A page of jobs, newest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobPage {
     /// The jobs.
