@@ -46,6 +46,12 @@ bench-auth: ## What checking a credential costs
 	@scripts/need.sh build
 	cargo bench -p kkartifact-service --bench auth
 
+.PHONY: bench-jobs
+bench-jobs: ## Webhook deliveries a second, also beside a receiver that hangs; questions about 20,000 apps
+	@scripts/need.sh build test
+	scripts/with-postgres.sh cargo nextest run --workspace --release --run-ignored only -E 'binary(throughput)' \
+		--no-capture
+
 .PHONY: generate
 generate: ## Make generated files anew
 	scripts/generate.sh
@@ -60,6 +66,14 @@ chaos-push: ## kill -9 at every durable step and at 50 random moments: ROUNDS=50
 	cargo build --workspace --all-targets
 	KKARTIFACT_CHAOS_ROUNDS=$(or $(ROUNDS),50) $(if $(SEED),KKARTIFACT_CHAOS_SEED=$(SEED)) \
 		scripts/with-postgres.sh cargo nextest run -p kkartifact --test chaos --profile chaos --no-capture
+
+.PHONY: chaos-jobs
+chaos-jobs: ## Kills and outages during 1000 webhook deliveries, on each database: DELIVERIES=1000 OUTAGE=30 SEED=n
+	@scripts/need.sh build test
+	cargo build --workspace --all-targets
+	KKARTIFACT_CHAOS_JOBS=$(or $(DELIVERIES),1000) $(if $(OUTAGE),KKARTIFACT_CHAOS_OUTAGE=$(OUTAGE)) \
+		$(if $(SEED),KKARTIFACT_CHAOS_SEED=$(SEED)) \
+		cargo nextest run -p kkartifact --test chaos_jobs --profile chaos --no-capture
 
 .PHONY: soak-gc
 soak-gc: ## Pushes, pulls, deletions, collections and kills together, on each database: MINUTES=10 SEED=n

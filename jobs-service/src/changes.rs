@@ -28,16 +28,12 @@ pub(crate) async fn stream(
     caller: Caller,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let after = match headers.get("last-event-id") {
-        Some(value) => value
-            .to_str()
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| ApiError::invalid("Last-Event-ID is not one that this stream has sent"))?,
-        None => {
-            let mut tx = resources.db.read().await?;
-            tx.last_job_change().await?
-        }
+    let after = if let Some(value) = headers.get("last-event-id") {
+        let place = value.to_str().ok().and_then(|text| text.parse().ok());
+        place.ok_or_else(|| ApiError::invalid("Last-Event-ID is not one that this stream has sent"))?
+    } else {
+        let mut tx = resources.db.read().await?;
+        tx.last_job_change().await?
     };
     let turn = resources.event_streams.take().await?;
     let start = (resources, caller, after, turn);

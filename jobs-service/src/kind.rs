@@ -58,10 +58,8 @@ pub(crate) fn backoff(failures: i32, jitter: f64) -> TimeDelta {
 
 /// A number from 0 to 1 that differs from call to call.
 pub(crate) fn jitter() -> f64 {
-    let random = uuid::Uuid::new_v4().as_u64_pair().0 >> 12;
-    #[expect(clippy::cast_precision_loss, reason = "it is only to differ")]
-    let part = random as f64;
-    part / (u64::MAX >> 12) as f64
+    let random = u32::try_from(uuid::Uuid::new_v4().as_u128() >> 96).unwrap_or_default();
+    f64::from(random) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]

@@ -49,12 +49,13 @@ const HURRY: Duration = Duration::from_secs(5);
 
 /// What has to be done before anybody is served.
 pub async fn prepare(resources: &Resources) -> ApiResult<()> {
+    schedule::make(resources).await?;
     declare::webhooks(resources).await
 }
 
 /// Works until it is time to stop, and then until nothing is in hand any more.
 pub async fn run(resources: Resources, shutdown: Shutdown) {
-    if let Err(error) = work(resources, shutdown.clone()).await {
+    if let Err(error) = Box::pin(work(resources, shutdown.clone())).await {
         tracing::error!(%error, cause = error.cause, "background work can't start; the process stops");
         shutdown.begin();
     }

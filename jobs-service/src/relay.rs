@@ -34,13 +34,11 @@ pub(crate) async fn run(
     loop {
         let queued = relay.resources.jobs_queued.clone();
         let (rung, freed) = (queued.notified(), freed.notified());
-        let more = match relay.sender.leads().await {
-            false => false,
-            true => relay.look().await.unwrap_or_else(|error| {
+        let more = relay.sender.leads().await
+            && relay.look().await.unwrap_or_else(|error| {
                 tracing::warn!(%error, cause = error.cause, "jobs can't be relayed; trying again");
                 false
-            }),
-        };
+            });
         let wait = async {
             tokio::time::sleep(BUSY).await;
             if !more {

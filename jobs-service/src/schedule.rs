@@ -105,17 +105,8 @@ fn due(cron: &Cron, zone: Tz, after: DateTime<Utc>, now: DateTime<Utc>) -> Optio
 
 /// Sees to the schedules until it is time to stop.
 pub(crate) async fn run(resources: Resources, shutdown: Shutdown) {
-    let mut made = false;
     loop {
-        if !made {
-            match make(&resources).await {
-                Ok(()) => made = true,
-                Err(error) => {
-                    tracing::warn!(%error, cause = error.cause, "schedules can't be made; trying again")
-                }
-            }
-        }
-        if made && let Err(error) = look(&resources).await {
+        if let Err(error) = look(&resources).await {
             tracing::warn!(%error, cause = error.cause, "schedules can't be read; trying again");
         }
         if tokio::time::timeout(LOOK, shutdown.begun()).await.is_ok() {
@@ -124,7 +115,8 @@ pub(crate) async fn run(resources: Resources, shutdown: Shutdown) {
     }
 }
 
-async fn make(resources: &Resources) -> ApiResult<()> {
+/// Makes the schedules, or gives them the defaults of this release.
+pub(crate) async fn make(resources: &Resources) -> ApiResult<()> {
     let now = resources.clock.now();
     let mut tx = resources.db.begin().await?;
     for plan in PLANS {

@@ -59,7 +59,9 @@ mod tests {
 
     fn set(ordinals: &[u32]) -> ChunkSet {
         let mut set = ChunkSet::default();
-        ordinals.iter().for_each(|ordinal| set.insert(*ordinal));
+        for ordinal in ordinals {
+            set.insert(*ordinal);
+        }
         set
     }
 

@@ -173,7 +173,7 @@ async fn the_newest_versions_of_many_apps_are_found_together(database: TestDatab
     assert_eq!(found.len(), 2, "an app without versions is absent");
     assert_eq!(names(&found[&a]), ["v2", "v1"], "seen though quarantined, but not deleted ones");
     assert_eq!(names(&found[&apps[1].0]), ["v0"]);
-    assert_eq!(found[&a][1].channels, [stable.clone()]);
+    assert_eq!(found[&a][1].channels, std::slice::from_ref(&stable));
 
     let of = |filter: BatchFilter| BatchFilter { limit: 10, ..filter };
     for (filter, expected) in [

@@ -197,7 +197,7 @@ async fn changes_come_in_the_order_of_commits(database: TestDatabase) {
             let rows = tx.job_changes(&everything(), after, 10).await.unwrap();
             (
                 rows.iter().map(|row| (row.id, row.state)).collect::<Vec<_>>(),
-                rows.last().map(|row| row.place()),
+                rows.last().map(kkartifact_store::JobViewRow::place),
             )
         }
     };

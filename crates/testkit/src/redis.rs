@@ -3,9 +3,11 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
+
+use crate::process::wait_for;
 
 /// A `redis-server` on a free port, which it keeps over restarts. It forgets everything when it stops.
 pub struct RedisProcess {
@@ -13,9 +15,6 @@ pub struct RedisProcess {
     dir: TempDir,
     child: Option<Child>,
 }
-
-/// How long it may take to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 impl RedisProcess {
     /// Starts it.
@@ -43,16 +42,12 @@ impl RedisProcess {
             .spawn()
             .unwrap_or_else(|error| panic!("redis-server: {error}; scripts/need.sh test installs it"));
         self.child = Some(child);
-        let start = Instant::now();
-        while self.ask("PING").is_none_or(|answer| !answer.starts_with("+PONG")) {
-            assert!(start.elapsed() < PATIENCE, "Redis does not answer");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_for("Redis to answer", || self.ask("PING").filter(|answer| answer.starts_with("+PONG")));
     }
 
     /// Ends it at once.
     pub fn stop(&mut self) {
-        let mut child = self.child.take().expect("Redis runs");
+        let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -42,8 +42,8 @@ async fn shed(run: &mut Run<'_>) -> Result<Room, Failure> {
         let mut stored = tx.stored_bytes().await?;
         let page = tx.worst_packs(settled, least, after, PAGE).await?;
         tx.commit().await?;
-        let Some(last) = page.last() else { return Ok(Room::Left) };
-        after = last.place();
+        let Some(end) = page.last() else { return Ok(Room::Left) };
+        after = end.place();
         for group in selection::by_dead_part(page) {
             if !selection::is_too_much(stored, percent) {
                 return Ok(Room::Left);

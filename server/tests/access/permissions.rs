@@ -41,12 +41,12 @@ async fn permissions_are_checked_on_every_kind_of_route(db: TestDatabase) {
         change.expect(if may_admin { 200 } else { 403 });
         let archive = server.get("/archive/shop/web/v1?format=tar.gz", &token).await;
         archive.expect(if may_pull { 200 } else { 403 });
-        let notes = Some(json!({ "notes": "x" }));
-        let noted = server.call(Method::PATCH, &format!("{app}/versions/v1"), &token, notes).await;
+        let remark = Some(json!({ "notes": "x" }));
+        let noted = server.call(Method::PATCH, &format!("{app}/versions/v1"), &token, remark).await;
         noted.expect(if may_push { 200 } else { 403 });
         let hold = Some(json!({ "legal_hold": true }));
-        let held = server.call(Method::PATCH, &format!("{app}/versions/v1"), &token, hold).await;
-        held.expect(if may_admin { 200 } else { 403 });
+        let answer = server.call(Method::PATCH, &format!("{app}/versions/v1"), &token, hold).await;
+        answer.expect(if may_admin { 200 } else { 403 });
         let delete = server.call(Method::DELETE, &format!("{app}/versions/none"), &token, None).await;
         delete.expect(if may_admin { 404 } else { 403 });
         // What is beyond the scope is not even visible.

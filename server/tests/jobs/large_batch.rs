@@ -54,8 +54,8 @@ async fn a_large_question_is_answered_by_a_job_line_by_line(db: TestDatabase) {
     let answer = fetch(&server, &server.admin, job).await.expect(200);
     assert!(answer.header("content-type").starts_with("application/x-ndjson"));
     let found = lines(&answer);
-    let names = |entry: &Value| json!({ "project": entry["project"], "app": entry["app"] });
-    assert_eq!(json!(found.iter().map(names).collect::<Vec<_>>()), asked["apps"], "in the order asked");
+    let place = |entry: &Value| json!({ "project": entry["project"], "app": entry["app"] });
+    assert_eq!(json!(found.iter().map(place).collect::<Vec<_>>()), asked["apps"], "in the order asked");
     for (number, entry) in found.iter().enumerate() {
         let known = number < 4 && number != 2;
         assert_eq!(entry["versions"].as_array().unwrap().len(), usize::from(known), "{entry}");

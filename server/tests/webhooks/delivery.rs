@@ -116,10 +116,10 @@ async fn what_is_sent_is_what_the_standard_library_takes(db: TestDatabase) {
     let hook = Hook::to(&server, &receiver.url("/standard"), &["push"]).await;
     assert!(hook.secret.starts_with("whsec_"), "{}", hook.secret);
     push(&server, "shop/web", "v1").await;
-    let received = &receiver.wait_for("/standard", 1, PATIENCE).await[0];
+    let sent = &receiver.wait_for("/standard", 1, PATIENCE).await[0];
     let verifier = standardwebhooks::Webhook::new(&hook.secret).unwrap();
-    verifier.verify(&received.body, &received.headers).unwrap();
-    assert!(verifier.verify(b"{}", &received.headers).is_err());
+    verifier.verify(&sent.body, &sent.headers).unwrap();
+    assert!(verifier.verify(b"{}", &sent.headers).is_err());
 }
 
 async fn who_pushes_at_the_same_time_leaves_no_gap(db: TestDatabase) {

@@ -101,7 +101,7 @@ async fn with_versions(server: &TestServer) {
 
 /// Makes something happen to shop/web: `promote`, once for each number that is another one than the last.
 async fn happen(server: &TestServer, number: usize) {
-    let version = if number % 2 == 0 { "v2" } else { "v1" };
+    let version = if number.is_multiple_of(2) { "v2" } else { "v1" };
     promote(server, &server.admin, "shop/web", version).await.expect(200);
 }
 

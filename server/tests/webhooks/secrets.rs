@@ -57,12 +57,12 @@ async fn an_overlap_is_as_long_as_was_asked(db: TestDatabase) {
 
     // A secret that leaked signs nothing any more.
     let second = rotate(&server, &hook, json!({ "overlap_hours": 0 })).await;
-    let received = next(&server, &receiver, 2).await;
-    assert!(is_signed(&received, &second) && !is_signed(&received, &hook.secret), "{received:?}");
+    let sent = next(&server, &receiver, 2).await;
+    assert!(is_signed(&sent, &second) && !is_signed(&sent, &hook.secret), "{sent:?}");
     let third = rotate(&server, &hook, json!({ "overlap_hours": 168 })).await;
     server.clock.advance(TimeDelta::hours(167));
-    let received = next(&server, &receiver, 3).await;
-    assert!(is_signed(&received, &third) && is_signed(&received, &second), "{received:?}");
+    let sent = next(&server, &receiver, 3).await;
+    assert!(is_signed(&sent, &third) && is_signed(&sent, &second), "{sent:?}");
     server.clock.advance(TimeDelta::minutes(61));
     assert!(!is_signed(&next(&server, &receiver, 4).await, &second));
 }
@@ -76,8 +76,8 @@ async fn a_secret_can_be_given(db: TestDatabase) {
     with_versions(&server).await;
     assert!(is_signed(&next(&server, &receiver, 1).await, one));
     assert_eq!(rotate(&server, &hook, json!({ "secret": two })).await, two);
-    let received = next(&server, &receiver, 2).await;
-    assert!(is_signed(&received, one) && is_signed(&received, two), "{received:?}");
+    let sent = next(&server, &receiver, 2).await;
+    assert!(is_signed(&sent, one) && is_signed(&sent, two), "{sent:?}");
 }
 
 async fn every_webhook_has_a_secret_of_its_own(db: TestDatabase) {

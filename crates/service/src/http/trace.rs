@@ -12,7 +12,7 @@ pub const TRACE_PARENT: &str = "traceparent";
 /// A place in a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trace {
-    trace: u128,
+    whole: u128,
     span: u64,
     flags: u8,
 }
@@ -26,7 +26,7 @@ impl Trace {
 
     /// The first place of a new trace. Nobody has asked for it to be recorded.
     pub fn begin() -> Self {
-        Self { trace: Uuid::new_v4().as_u128(), span: span(), flags: 0 }
+        Self { whole: Uuid::new_v4().as_u128(), span: span(), flags: 0 }
     }
 
     /// A place below this one.
@@ -37,7 +37,7 @@ impl Trace {
 
     /// Names the trace in logs.
     pub fn id(&self) -> String {
-        format!("{:032x}", self.trace)
+        format!("{:032x}", self.whole)
     }
 }
 
@@ -49,7 +49,7 @@ fn span() -> u64 {
 
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace, self.span, self.flags)
+        write!(f, "00-{:032x}-{:016x}-{:02x}", self.whole, self.span, self.flags)
     }
 }
 
@@ -75,7 +75,7 @@ impl FromStr for Trace {
         let trace = u128::from_str_radix(trace, 16).map_err(|_| NoTrace)?;
         let span = u64::from_str_radix(span, 16).map_err(|_| NoTrace)?;
         let flags = u8::from_str_radix(flags, 16).map_err(|_| NoTrace)?;
-        if trace == 0 || span == 0 { Err(NoTrace) } else { Ok(Self { trace, span, flags }) }
+        if trace == 0 || span == 0 { Err(NoTrace) } else { Ok(Self { whole: trace, span, flags }) }
     }
 }
 
@@ -91,7 +91,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(TRACE_PARENT, text.parse().unwrap());
         let here = Trace::of(&headers);
-        assert_eq!((here.trace, here.flags), (parent.trace, 1));
+        assert_eq!((here.whole, here.flags), (parent.whole, 1));
         assert_ne!(here.span, parent.span);
     }
 

@@ -150,7 +150,7 @@ fn clean(format: WebhookFormat, text: &str) -> String {
             ('>', _) => clean.push('\u{ff1e}'),
             // Lines, and what turns the direction of writing.
             ('\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}', _) => {
-                clean.push(' ')
+                clean.push(' ');
             }
             (c, _) if c.is_control() => clean.push(' '),
             (c, _) => clean.push(c),
