@@ -45,6 +45,8 @@ pub enum Database {
 /// How long to wait for a connection before saying that the database is unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 const SQLITE_READERS: u32 = 4;
+/// How long a transaction may stand still on PostgreSQL.
+const HANGS: &str = "5min";
 
 static SQLITE_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/sqlite");
 static POSTGRES_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/postgres");
@@ -70,6 +72,10 @@ impl Database {
             }
             DatabaseConfig::Postgres { url, max_connections } => {
                 let options: PgConnectOptions = url.parse()?;
+                // A process that hangs in the middle of a transaction does not hold its locks for ever. Statements are
+                // short: compiling them costs more than it saves.
+                let options =
+                    options.options([("idle_in_transaction_session_timeout", HANGS), ("jit", "off")]);
                 let pool = PgPoolOptions::new()
                     .max_connections(*max_connections)
                     .acquire_timeout(ACQUIRE_TIMEOUT)

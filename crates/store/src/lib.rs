@@ -21,6 +21,7 @@ mod history;
 mod host;
 mod id;
 mod job;
+mod job_attempt;
 mod job_view;
 mod live_bytes;
 mod pack;
@@ -63,7 +64,8 @@ pub use history::OldJobs;
 pub use id::{
     AppId, AuditId, ChannelId, ElementId, JobId, PackId, PrincipalId, ProjectId, RoleBindingId, VersionId,
 };
-pub use job::{Beat, DueJob, Ending, JobRow, NewJob, Priority};
+pub use job::{DueJob, JobRow, NewJob, Priority};
+pub use job_attempt::{Beat, Ending};
 pub use job_view::{ChangePlace, JobFilter, JobReach, JobViewRow};
 pub use live_bytes::{CompactablePack, DeadPlace, StoredBytes};
 pub use pack::{NewPack, PackRow, VersionPack};
@@ -105,6 +107,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         ("history", history::STATEMENTS),
         ("host", host::STATEMENTS),
         ("job", job::STATEMENTS),
+        ("job_attempt", job_attempt::STATEMENTS),
         ("job_view", job_view::STATEMENTS),
         ("live_bytes", live_bytes::STATEMENTS),
         ("pack", pack::STATEMENTS),

@@ -3,6 +3,7 @@
 //! `KKARTIFACT_SERVER__LISTEN` in the environment is `listen` of `[server]` in the file. Everything missing has
 //! a default; everything wrong is refused at the start, all mistakes at once.
 
+mod background;
 mod sections;
 
 use std::path::{Path, PathBuf};
@@ -15,9 +16,10 @@ use serde::Deserialize;
 
 use crate::webhook;
 
+pub use background::{DeclaredWebhook, Gc, Jobs, Redis, Webhooks};
 pub use sections::{
-    Audit, Auth, CreateOnPush, Database, DeclaredWebhook, Gc, Jobs, Limits, Log, LogFormat, Oidc, Outbound,
-    Rate, Redis, Server, Storage, Upload, Webhooks,
+    Audit, Auth, CreateOnPush, Database, Limits, Log, LogFormat, Oidc, Outbound, Rate, Server, Storage,
+    Upload,
 };
 
 /// Everything that can be configured.

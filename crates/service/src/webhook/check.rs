@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use kkartifact_model::api::webhook::WebhookFormat;
 use kkartifact_model::event::EventKind;
 use kkartifact_model::{AppName, Code, ProjectName};
@@ -83,7 +83,7 @@ pub fn headers(headers: &BTreeMap<String, String>) -> Result<(), String> {
         if RESERVED.contains(&parsed.as_str()) || parsed.as_str().starts_with("webhook-") {
             return wrong("is set by the server");
         }
-        if HeaderValue::from_str(value).is_err() || value.is_empty() {
+        if value.is_empty() || !value.bytes().all(|b| (b' '..=b'~').contains(&b)) {
             return wrong("has a value that can't be sent: use visible ASCII characters in one line");
         }
         if name.len() + value.len() > MAX_HEADER {
