@@ -61,7 +61,7 @@ pub(crate) async fn get(
     WebhookId(webhook): WebhookId,
     DeliveryId(id): DeliveryId,
 ) -> ApiResult<Json<DeliveryDetail>> {
-    let mut tx = resources.db.read().await?;
+    let mut tx = resources.db.snapshot().await?;
     let webhook = find(&mut tx, &caller, webhook).await?;
     let row = find_delivery(&mut tx, &webhook, id).await?;
     Ok(Json(tx.describe_delivery(row, ATTEMPTS).await?))

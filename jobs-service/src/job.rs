@@ -82,7 +82,7 @@ pub(crate) async fn get(
     caller: Caller,
     NamedJob(id): NamedJob,
 ) -> ApiResult<Json<JobDetail>> {
-    let mut tx = resources.db.read().await?;
+    let mut tx = resources.db.snapshot().await?;
     let row = find(&mut tx, &caller, id).await?;
     Ok(Json(tx.describe_job(row).await?))
 }
