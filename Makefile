@@ -49,7 +49,7 @@ bench-auth: ## What checking a credential costs
 .PHONY: bench-jobs
 bench-jobs: ## Webhook deliveries a second, also beside a receiver that hangs; questions about 20,000 apps
 	@scripts/need.sh build test
-	scripts/with-postgres.sh cargo nextest run --workspace --release --run-ignored only -E 'binary(throughput)' \
+	scripts/with-postgres.sh cargo nextest run -p kkartifact --test throughput --release --run-ignored only \
 		--no-capture
 
 .PHONY: generate

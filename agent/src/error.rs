@@ -109,7 +109,7 @@ impl AgentError {
             | Code::CsrfRequired
             | Code::PasswordChangeRequired
             | Code::VersionQuarantined => Kind::Denied,
-            Code::NotFound | Code::VersionDeleted => Kind::NotFound,
+            Code::NotFound | Code::VersionDeleted | Code::VersionArchived => Kind::NotFound,
             Code::AlreadyExists
             | Code::VersionExists
             | Code::InUse

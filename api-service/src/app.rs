@@ -10,7 +10,7 @@ use kkartifact_service::http::extract::{Json, Paging};
 use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, AuthorizedProject, Caller, Resources};
 use kkartifact_store::{AppRow, NewAudit, Outcome, Tx};
 
-use super::project::{apply, check_description, taken};
+use super::project::{apply, check_description, held, taken};
 
 pub(crate) async fn list(
     State(resources): State<Resources>,
@@ -83,17 +83,23 @@ pub(crate) async fn update(
     Ok(Json(row.into()))
 }
 
-/// Tombstones an app: its versions are gone for callers, and its name stays taken.
+/// Tombstones an app: its versions are gone for callers, and some time later their bytes; its name stays taken. Not
+/// while a version is under legal hold, which nobody could lift any more.
 pub(crate) async fn delete(
     State(resources): State<Resources>,
     caller: Caller,
     app: AuthorizedApp,
 ) -> ApiResult<StatusCode> {
+    let mut tx = resources.db.begin().await?;
+    tx.lock_app(app.id).await?;
+    // As it is now: somebody else may have been faster.
+    let app = AuthorizedApp::load(&mut tx, &caller, Permission::Admin, &app.project, &app.name).await?;
+    if let Some(versions) = tx.held_in_app(app.id).await? {
+        return Err(held(&format!("app {}/{}", app.project, app.name), &versions));
+    }
+    tx.delete_app(app.id, resources.clock.now()).await?;
     let mut row = (*app).clone();
     row.state = Lifecycle::Deleted;
-    let mut tx = resources.db.begin().await?;
-    tx.lock_app(row.id).await?;
-    tx.delete_app(row.id, resources.clock.now()).await?;
     audit(&mut tx, &resources, &caller, "app.delete", &row).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)

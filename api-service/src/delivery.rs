@@ -7,6 +7,7 @@ use http::request::Parts;
 use kkartifact_model::api::page::Page;
 use kkartifact_model::api::webhook::{Delivery, DeliveryDetail, DeliveryState};
 use kkartifact_service::http::extract::{Json, Paging, Query, path_param};
+use kkartifact_service::webhook::shown;
 use kkartifact_service::{ApiError, ApiResult, Caller, Resources};
 use kkartifact_store::{DeliveryRow, Tx, WebhookRow};
 use serde::Deserialize;
@@ -64,7 +65,12 @@ pub(crate) async fn get(
     let mut tx = resources.db.snapshot().await?;
     let webhook = find(&mut tx, &caller, webhook).await?;
     let row = find_delivery(&mut tx, &webhook, id).await?;
-    Ok(Json(tx.describe_delivery(row, ATTEMPTS).await?))
+    let mut detail = tx.describe_delivery(row, ATTEMPTS).await?;
+    // Attempts from before a chat's URL was hidden have all of it.
+    for attempt in &mut detail.log {
+        attempt.url = shown(webhook.format, &attempt.url);
+    }
+    Ok(Json(detail))
 }
 
 /// Delivers again, now: also what was delivered, and what still waits to be tried again.

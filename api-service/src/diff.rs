@@ -9,7 +9,8 @@ use kkartifact_model::api::version::{PathChange, PathDiff, VersionDiff};
 use kkartifact_model::manifest::{Change, Entry, ManifestRoot, diff};
 use kkartifact_service::content::Entries;
 use kkartifact_service::http::extract::{Json, Query};
-use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, Resources, lifecycle};
+use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, Content, Resources, lifecycle};
+use kkartifact_store::VersionRow;
 use serde::Deserialize;
 
 /// How many differences are listed unless asked otherwise, and at the most.
@@ -37,15 +38,26 @@ pub(crate) async fn get(
     let from = lifecycle::readable(&mut tx, &app, &params.from).await?;
     let to = lifecycle::readable(&mut tx, &app, &params.to).await?;
     tx.commit().await?;
-    let content = &resources.content;
-    let old = content.root(app.id, from.manifest_root).await?;
-    let new = content.root(app.id, to.manifest_root).await?;
+    match compare(&resources.content, &from, &to, limit).await {
+        Ok(found) => Ok(Json(found)),
+        Err(error) => Err(lifecycle::explain(&resources.db, &[from, to], error).await),
+    }
+}
+
+async fn compare(
+    content: &Content,
+    from: &VersionRow,
+    to: &VersionRow,
+    limit: usize,
+) -> ApiResult<VersionDiff> {
+    let old = content.root(from.app_id, from.manifest_root).await?;
+    let new = content.root(to.app_id, to.manifest_root).await?;
     let shared = Arc::new(shared_blocks(&old, &new));
-    let old = content.entries(app.id, old).without_blocks(shared.clone());
-    let new = content.entries(app.id, new).without_blocks(shared);
+    let old = content.entries(from.app_id, old).without_blocks(shared.clone());
+    let new = content.entries(to.app_id, new).without_blocks(shared);
     let start = VersionDiff {
-        from: from.name,
-        to: to.name,
+        from: from.name.clone(),
+        to: to.name.clone(),
         added: 0,
         removed: 0,
         changed: 0,
@@ -53,7 +65,7 @@ pub(crate) async fn get(
         truncated: false,
     };
     let counted = tokio::task::spawn_blocking(move || count(start, old, new, limit)).await;
-    counted.map_err(ApiError::internal)?.map(Json)
+    counted.map_err(ApiError::internal)?
 }
 
 /// Blocks that both have: they hold the same entries on both sides.

@@ -87,6 +87,7 @@ pub fn router(resources: &Resources) -> ApiResult<Router> {
         .on("version.quarantine", version_change::quarantine)
         .on("version.release", version_change::release)
         .on("version.delete", version::delete)
+        .on("version.archive", version::archive)
         .on("version.restore", version::restore)
         .on("version.pulled", version::pulled)
         .on("version.diff", diff::get)

@@ -8,7 +8,7 @@ use kkartifact_model::api::page::Page;
 use kkartifact_model::api::project::{Lifecycle, LifecycleChange, NewProject, Project};
 use kkartifact_service::http::extract::{Json, Paging};
 use kkartifact_service::{ApiError, ApiResult, AuthorizedProject, Caller, Resources};
-use kkartifact_store::{NewAudit, Outcome, ProjectRow, Tx};
+use kkartifact_store::{HeldVersions, NewAudit, Outcome, ProjectRow, Tx};
 
 pub(crate) async fn list(
     State(resources): State<Resources>,
@@ -97,7 +97,19 @@ pub(crate) fn apply(
     Ok(())
 }
 
-/// Tombstones a project: its apps and versions are gone for callers, and its name stays taken.
+/// The refusal to delete what has versions under legal hold.
+pub(crate) fn held(what: &str, held: &HeldVersions) -> ApiError {
+    let HeldVersions { count, app, version } = held;
+    let which = if *count == 1 {
+        format!("version {version} of app {app} is under legal hold")
+    } else {
+        format!("{count} versions are under legal hold, the first one is {version} of app {app}")
+    };
+    ApiError::new(Code::InUse, format!("{what} can't be deleted: {which}; an admin has to lift that first"))
+}
+
+/// Tombstones a project: its apps and versions are gone for callers, and some time later their bytes; its name stays
+/// taken. Not while a version is under legal hold, which nobody could lift any more.
 pub(crate) async fn delete(
     State(resources): State<Resources>,
     caller: Caller,
@@ -106,7 +118,13 @@ pub(crate) async fn delete(
     let mut row = (*project).clone();
     row.state = Lifecycle::Deleted;
     let mut tx = resources.db.begin().await?;
-    tx.delete_project(row.id, resources.clock.now()).await?;
+    if !tx.delete_project(row.id, resources.clock.now()).await? {
+        return Err(ApiError::not_found(&format!("project {}", row.name)));
+    }
+    // Only now: from here on nobody adds a hold.
+    if let Some(versions) = tx.held_in_project(row.id).await? {
+        return Err(held(&format!("project {}", row.name), &versions));
+    }
     audit(&mut tx, &resources, &caller, "project.delete", &row).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)

@@ -10,7 +10,8 @@ use kkartifact_store::RetentionRule;
 /// How many versions one call deletes at the most; a later call goes on.
 const MOST: u32 = 1000;
 
-/// Tombstones what lies behind the newest `keep` and nothing relies on, whatever its age: whoever calls has decided.
+/// Tombstones what lies behind the newest `keep` and nothing relies on, whatever its age and whatever retention does:
+/// whoever calls has decided.
 /// Looking needs push, deleting admin.
 pub(crate) async fn prune(
     State(resources): State<Resources>,

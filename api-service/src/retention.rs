@@ -1,17 +1,14 @@
-//! Retention: how many versions of each app stay. A job deletes the others.
+//! Retention: how many versions of each app stay. A job deletes or archives the others.
 
 use axum::extract::State;
-use kkartifact_model::Permission;
 use kkartifact_model::api::page::{DEFAULT_LIMIT, MAX_LIMIT};
-use kkartifact_model::api::retention::{Expendable, Retention, RetentionPreview, SETTING};
+use kkartifact_model::api::retention::{Expendable, MOST_DAYS, Retention, RetentionPreview, SETTING};
+use kkartifact_model::{Code, Permission};
 use kkartifact_service::http::extract::{Json, Query};
 use kkartifact_service::{ApiError, ApiResult, Caller, Resources};
 use kkartifact_store::{ExpendablePlace, ExpendableRow, NewAudit, Outcome, RetentionRule, Tx};
 use serde::Deserialize;
-use serde_json::json;
 
-/// The most days: a hundred years.
-const MOST_DAYS: u32 = 36_500;
 /// How many apps are looked at together.
 const APPS: u32 = 500;
 /// How many times: a page of a preview comes to an end also where nothing is found.
@@ -23,7 +20,7 @@ pub(crate) async fn get(State(resources): State<Resources>) -> ApiResult<Json<Re
     Ok(Json(tx.retention().await?))
 }
 
-/// Replaces the rule for every app. Nothing is deleted before the job's next run.
+/// Replaces the rule for every app. Nothing happens before the job's next run.
 pub(crate) async fn set(
     State(resources): State<Resources>,
     caller: Caller,
@@ -34,14 +31,17 @@ pub(crate) async fn set(
         let days = retention.keep_days;
         return Err(ApiError::invalid(format!("keep_days is {days}; it must be at most {MOST_DAYS}")));
     }
+    if resources.config.retention.is_some() {
+        let why = "retention stands in the configuration: change it there";
+        return Err(ApiError::new(Code::InUse, why));
+    }
     let now = resources.clock.now();
     let mut tx = resources.db.begin().await?;
     // As they are now: the body may have taken its time.
     let caller = resources.auth.again(&mut tx, &caller, now).await?;
     caller.require_global(Permission::Admin)?;
-    let value = serde_json::to_value(retention).map_err(ApiError::internal)?;
-    tx.put_setting(SETTING, &value, now).await?;
-    let detail = json!({ "keep": retention.keep, "keep_days": retention.keep_days });
+    let detail = serde_json::to_value(retention).map_err(ApiError::internal)?;
+    tx.put_setting(SETTING, &detail, now).await?;
     let row = NewAudit { action: "retention.set", detail, ..NewAudit::default() };
     tx.audit(&caller.actor(), Outcome::Done, &row, now).await?;
     tx.commit().await?;
@@ -64,7 +64,8 @@ pub(crate) struct PreviewParams {
     cursor: Option<String>,
 }
 
-/// What a run would delete now, by app and age. A page may have fewer items than its limit though more follow.
+/// What a run would delete or archive now, by app and age. A page may have fewer items than its limit though more
+/// follow.
 pub(crate) async fn preview(
     State(resources): State<Resources>,
     Query(params): Query<PreviewParams>,

@@ -9,12 +9,12 @@ use kkartifact_model::{Code, TreeDigest, VersionRef};
 use kkartifact_service::http::extract::{AnyVersion, Json, NamedVersion, Paging, Query};
 use kkartifact_service::lifecycle::{self, Happened};
 use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, Caller, Resources};
-use kkartifact_store::{LabelFilter, VersionFilter};
+use kkartifact_store::{LabelFilter, Tx, VersionFilter, VersionRow};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
 pub(crate) struct ListParams {
-    /// Deleted versions instead of those that are there.
+    /// Deleted and archived versions instead of those that are there.
     #[serde(default)]
     deleted: bool,
     git_commit: Option<String>,
@@ -52,8 +52,23 @@ pub(crate) async fn get(
     Ok(Json(tx.describe_version(row).await?))
 }
 
-/// Tombstones a version. Not while a channel points to it: whoever follows the channel would be left without. Not
-/// while it is under legal hold either.
+/// Refuses to take a version out of use that a channel points to, since whoever follows the channel would be left
+/// without, or that is under legal hold.
+async fn check_unused(tx: &mut Tx, row: &VersionRow) -> ApiResult<()> {
+    if row.legal_hold {
+        let message = format!("version {} is under legal hold; an admin has to lift it first", row.name);
+        return Err(ApiError::new(Code::InUse, message));
+    }
+    let described = tx.describe_version(row.clone()).await?;
+    if let Some(channel) = described.channels.first() {
+        let message =
+            format!("version {} is what channel {channel} points to; move the channel first", row.name);
+        return Err(ApiError::new(Code::InUse, message));
+    }
+    Ok(())
+}
+
+/// Tombstones a version, also one that is archived.
 pub(crate) async fn delete(
     State(resources): State<Resources>,
     caller: Caller,
@@ -64,17 +79,8 @@ pub(crate) async fn delete(
     let mut tx = resources.db.begin().await?;
     tx.lock_app(app.id).await?;
     let row = lifecycle::visible(&mut tx, &app, &VersionRef::Name(name)).await?;
-    if matches!(row.state, VersionState::Published | VersionState::Quarantined) {
-        if row.legal_hold {
-            let message = format!("version {} is under legal hold; an admin has to lift it first", row.name);
-            return Err(ApiError::new(Code::InUse, message));
-        }
-        let described = tx.describe_version(row.clone()).await?;
-        if let Some(channel) = described.channels.first() {
-            let message =
-                format!("version {} is what channel {channel} points to; move the channel first", row.name);
-            return Err(ApiError::new(Code::InUse, message));
-        }
+    if !matches!(row.state, VersionState::Deleted | VersionState::Purged) {
+        check_unused(&mut tx, &row).await?;
         lifecycle::delete(&mut tx, &app, &row, &caller.actor(), "deleted by hand", now).await?;
     }
     let row = lifecycle::visible(&mut tx, &app, &VersionRef::Name(row.name)).await?;
@@ -84,7 +90,37 @@ pub(crate) async fn delete(
     Ok(Json(version))
 }
 
-/// Brings a tombstoned version back, as long as its bytes are there.
+/// Archives a version: nobody reads it until somebody restores it, and its bytes stay. Where it is archived already,
+/// nothing changes.
+pub(crate) async fn archive(
+    State(resources): State<Resources>,
+    caller: Caller,
+    app: AuthorizedApp,
+    NamedVersion(name): NamedVersion,
+) -> ApiResult<Json<Version>> {
+    let now = resources.clock.now();
+    let mut tx = resources.db.begin().await?;
+    tx.lock_app(app.id).await?;
+    let row = lifecycle::visible(&mut tx, &app, &VersionRef::Name(name)).await?;
+    match row.state {
+        VersionState::Published | VersionState::Quarantined => {
+            check_unused(&mut tx, &row).await?;
+            lifecycle::archive(&mut tx, &app, &row, &caller.actor(), "archived by hand", now).await?;
+        }
+        VersionState::Archived => {}
+        VersionState::Deleted | VersionState::Purged => {
+            let message = format!("version {} was deleted; restore it before it is archived", row.name);
+            return Err(ApiError::new(Code::VersionDeleted, message));
+        }
+    }
+    let row = lifecycle::visible(&mut tx, &app, &VersionRef::Name(row.name)).await?;
+    let version = tx.describe_version(row).await?;
+    tx.commit().await?;
+    resources.jobs_queued.notify_waiters();
+    Ok(Json(version))
+}
+
+/// Brings a tombstoned or archived version back, as long as its bytes are there.
 pub(crate) async fn restore(
     State(resources): State<Resources>,
     caller: Caller,
@@ -95,7 +131,7 @@ pub(crate) async fn restore(
     tx.lock_app(app.id).await?;
     let row = lifecycle::visible(&mut tx, &app, &VersionRef::Name(name)).await?;
     match row.state {
-        VersionState::Deleted => {
+        VersionState::Deleted | VersionState::Archived => {
             lifecycle::restore(&mut tx, &app, &row, &caller.actor(), resources.clock.now()).await?;
         }
         VersionState::Purged => {

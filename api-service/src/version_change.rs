@@ -34,6 +34,10 @@ pub(crate) async fn update(
     let now = resources.clock.now();
     let mut tx = resources.db.begin().await?;
     tx.lock_app(app.id).await?;
+    if change.legal_hold == Some(true) {
+        // Whoever deletes the project looks for holds: of the two, the second one sees what the first one did.
+        tx.keep_project(app.project_id).await?;
+    }
     // As they are now: the body may have taken its time.
     let caller = resources.auth.again(&mut tx, &caller, now).await?;
     let app = AuthorizedApp::load(&mut tx, &caller, needed, &app.project, &app.name).await?;
@@ -144,8 +148,12 @@ async fn move_to(
     let mut tx = resources.db.begin().await?;
     tx.lock_app(app.id).await?;
     let row = lifecycle::visible(&mut tx, app, &VersionRef::Name(name)).await?;
-    if matches!(row.state, VersionState::Deleted | VersionState::Purged) {
-        return Err(ApiError::new(Code::VersionDeleted, format!("version {} was deleted", row.name)));
+    match row.state {
+        VersionState::Published | VersionState::Quarantined => {}
+        VersionState::Archived => return Err(lifecycle::archived(&row)),
+        VersionState::Deleted | VersionState::Purged => {
+            return Err(ApiError::new(Code::VersionDeleted, format!("version {} was deleted", row.name)));
+        }
     }
     if row.state != state {
         tx.set_version_state(row.id, state).await?;
@@ -157,8 +165,9 @@ async fn move_to(
             agent: None,
             detail: json!({}),
         };
-        happened.record(&mut tx, &caller.actor(), now).await?;
-        lifecycle::queue_marker(&mut tx, app, row.id, now).await?;
+        let actor = caller.actor();
+        happened.record(&mut tx, &actor, now).await?;
+        lifecycle::queue_marker(&mut tx, app, row.id, &actor, now).await?;
     }
     let row = lifecycle::visible(&mut tx, app, &VersionRef::Name(row.name)).await?;
     let version = tx.describe_version(row).await?;

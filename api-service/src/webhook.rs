@@ -10,7 +10,7 @@ use kkartifact_model::api::webhook::{
 };
 use kkartifact_model::{AppName, Code, Permission, ProjectName};
 use kkartifact_service::http::extract::{Json, Paging, path_param};
-use kkartifact_service::webhook::{self, Secrets, body, check};
+use kkartifact_service::webhook::{self, Endpoint, Secrets, body, check};
 use kkartifact_service::{ApiError, ApiResult, Caller, Object, Resources};
 use kkartifact_store::{NewAudit, NewDelivery, NewWebhookRow, Outcome, StoreError, Tx, WebhookRow};
 use serde_json::json;
@@ -110,9 +110,8 @@ pub(crate) async fn list(
 ) -> ApiResult<Json<Page<Webhook>>> {
     let mut tx = resources.db.read().await?;
     let rows = tx.list_webhooks(&caller.grants().reach(Permission::Admin), page).await?;
-    let items = rows.items.iter().map(|row| webhook::describe(row, &resources.vault));
     Ok(Json(Page {
-        items: items.collect::<ApiResult<_>>()?,
+        items: rows.items.iter().map(|row| webhook::describe(row, &resources.vault)).collect(),
         total: rows.total,
         limit: rows.limit,
         offset: rows.offset,
@@ -128,7 +127,7 @@ pub(crate) async fn get(
 ) -> ApiResult<Json<Webhook>> {
     let mut tx = resources.db.read().await?;
     let row = find(&mut tx, &caller, id).await?;
-    Ok(Json(webhook::describe(&row, &resources.vault)?))
+    Ok(Json(webhook::describe(&row, &resources.vault)))
 }
 
 /// The secret of a new webhook or a rotation: the given one, or a new one. A robot's is its owner's to give.
@@ -154,7 +153,8 @@ pub(crate) async fn create(
     check::url(resources.providers.outbound(), &new.url)?;
     let secret = secret(new.format, new.secret)?;
     let (now, id) = (resources.clock.now(), Uuid::new_v4());
-    let headers = webhook::seal_headers(&resources.vault, id, &new.headers)?;
+    let endpoint = Endpoint { url: new.url, headers: new.headers };
+    let (url, headers) = endpoint.seal(&resources.vault, id, new.format)?;
     let secrets = Secrets::new(secret.clone()).seal(&resources.vault, id)?;
     let mut tx = resources.db.begin().await?;
     // As they are now: the body may have taken its time.
@@ -168,7 +168,7 @@ pub(crate) async fn create(
     }
     let row = NewWebhookRow {
         name: &new.name,
-        url: &new.url,
+        url: &url,
         format: new.format,
         events: &new.events,
         headers: headers.as_deref(),
@@ -182,8 +182,40 @@ pub(crate) async fn create(
     let row = find(&mut tx, &caller, id).await?;
     audit(&mut tx, &resources, &caller, "webhook.create", &row, json!({})).await?;
     tx.commit().await?;
-    let webhook = webhook::describe(&row, &resources.vault)?;
+    let webhook = webhook::describe(&row, &resources.vault);
     Ok((StatusCode::CREATED, Json(WebhookWithSecret { webhook, secret: secret.unwrap_or_default() })))
+}
+
+/// What a changed webhook's row keeps of URL and headers. What is kept unreadable stays so until it is given anew.
+fn endpoint(
+    resources: &Resources,
+    old: &WebhookRow,
+    change: &WebhookChange,
+    format: WebhookFormat,
+) -> ApiResult<(String, Option<Vec<u8>>)> {
+    let (was_hidden, hides) = (webhook::hides_url(old.format), webhook::hides_url(format));
+    if was_hidden && !hides && change.url.is_none() {
+        let message = format!(
+            "url is missing: {} does not show it and {format} does, so it has to be given with the change",
+            old.format
+        );
+        return Err(ApiError::invalid(message));
+    }
+    let known = Endpoint::open(&resources.vault, old.id, &old.url, old.headers.as_deref());
+    let (known_url, known_headers) = match known {
+        Ok(known) => (Some(known.url), Some(known.headers)),
+        Err(_) => ((!was_hidden).then(|| old.url.clone()), None),
+    };
+    match (change.url.clone().or(known_url), change.headers.clone().or(known_headers)) {
+        (Some(url), Some(headers)) => Endpoint { url, headers }.seal(&resources.vault, old.id, format),
+        (Some(url), None) if !was_hidden && !hides => Ok((url, old.headers.clone())),
+        (None, None) => Ok((old.url.clone(), old.headers.clone())),
+        _ => {
+            let message = "url and headers can't be read, since another secret key has encrypted them: give both, \
+                headers as {} if there is none";
+            Err(ApiError::invalid(message))
+        }
+    }
 }
 
 pub(crate) async fn update(
@@ -203,26 +235,25 @@ pub(crate) async fn update(
     if let Some(events) = &change.events {
         check::events(events).map_err(ApiError::invalid)?;
     }
-    let headers = match &change.headers {
-        Some(headers) => {
-            check::headers(headers).map_err(ApiError::invalid)?;
-            webhook::seal_headers(&resources.vault, id, headers)?
-        }
-        None => old.headers.clone(),
-    };
-    let format = change.format.unwrap_or(old.format);
-    let secrets = Secrets::open(&resources.vault, id, old.secrets.as_deref())?;
-    let fits = match secrets.current() {
-        Some(secret) => check::secret(format, secret).is_ok(),
-        None => webhook::is_robot(format),
-    };
-    if format != old.format && !fits {
-        let message = format!("format: the secret is not one for {format}; make another webhook");
-        return Err(ApiError::invalid(message));
+    if let Some(headers) = &change.headers {
+        check::headers(headers).map_err(ApiError::invalid)?;
     }
+    let format = change.format.unwrap_or(old.format);
+    if format != old.format {
+        let secrets = Secrets::open(&resources.vault, id, old.secrets.as_deref())?;
+        let fits = match secrets.current() {
+            Some(secret) => check::secret(format, secret).is_ok(),
+            None => webhook::is_robot(format),
+        };
+        if !fits {
+            let message = format!("format: the secret is not one for {format}; make another webhook");
+            return Err(ApiError::invalid(message));
+        }
+    }
+    let (url, headers) = endpoint(&resources, &old, &change, format)?;
     let row = NewWebhookRow {
         name,
-        url: change.url.as_deref().unwrap_or(&old.url),
+        url: &url,
         format,
         events: change.events.as_deref().unwrap_or(&old.events),
         headers: headers.as_deref(),
@@ -235,13 +266,13 @@ pub(crate) async fn update(
         other => other.into(),
     })?;
     let row = find(&mut tx, &caller, id).await?;
-    let more = json!({ "headers_changed": change.headers.is_some(), "url_changed": row.url != old.url });
+    let more = json!({ "headers_changed": change.headers.is_some(), "url_changed": change.url.is_some() });
     audit(&mut tx, &resources, &caller, "webhook.update", &row, more).await?;
     tx.commit().await?;
     if old.enabled && !row.enabled {
         webhook::call_off(&resources.db, row.seq, now).await?;
     }
-    Ok(Json(webhook::describe(&row, &resources.vault)?))
+    Ok(Json(webhook::describe(&row, &resources.vault)))
 }
 
 /// Removes a webhook with its deliveries. Interrupted, it leaves a disabled webhook, which can be removed again.
@@ -277,14 +308,16 @@ pub(crate) async fn rotate(
     let secret = secret(old.format, wish.secret)?;
     let secret =
         secret.ok_or_else(|| ApiError::invalid("secret is missing: it is made where the robot is"))?;
-    let secrets = Secrets::open(&resources.vault, id, old.secrets.as_deref())?;
+    // One that another key has encrypted signs no more.
+    let secrets = Secrets::open(&resources.vault, id, old.secrets.as_deref()).unwrap_or_default();
     let secrets = secrets.rotated(secret.clone(), overlap, now).seal(&resources.vault, id)?;
+    let (url, headers) = endpoint(&resources, &old, &WebhookChange::default(), old.format)?;
     let row = NewWebhookRow {
         name: &old.name,
-        url: &old.url,
+        url: &url,
         format: old.format,
         events: &old.events,
-        headers: old.headers.as_deref(),
+        headers: headers.as_deref(),
         secrets: secrets.as_deref(),
         enabled: old.enabled,
         declared: false,
@@ -294,7 +327,7 @@ pub(crate) async fn rotate(
     audit(&mut tx, &resources, &caller, "webhook.rotate", &old, more).await?;
     let row = find(&mut tx, &caller, id).await?;
     tx.commit().await?;
-    let webhook = webhook::describe(&row, &resources.vault)?;
+    let webhook = webhook::describe(&row, &resources.vault);
     Ok(Json(WebhookWithSecret { webhook, secret }))
 }
 

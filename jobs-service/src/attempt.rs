@@ -1,7 +1,8 @@
 //! One attempt at a job: what its work may use, and how it can end.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use kkartifact_blob::BlobError;
+use kkartifact_model::time::Clock;
 use kkartifact_service::{ApiError, Resources, Shutdown};
 use kkartifact_store::{JobRow, StoreError, Tx};
 use serde_json::Value;
@@ -59,14 +60,47 @@ impl Attempt {
         if tx.holds_job(&self.row).await? { Ok(tx) } else { Err(Failure::Lost) }
     }
 
-    /// Says how far the work is, and notices between its steps that it is time to stop.
-    pub(crate) async fn progress(&self, value: Value) -> Result<(), Failure> {
-        let mut tx = self.resources.db.begin().await?;
-        if !tx.note_progress(&self.row, &value, self.now()).await? {
+    /// Commits what was done together with how far the work is with it: who goes on after a kill counts from there.
+    pub(crate) async fn commit(&self, mut tx: Tx, progress: &Value) -> Result<(), Failure> {
+        if !tx.note_progress(&self.row, progress, self.now()).await? {
             return Err(Failure::Lost);
         }
-        tx.commit().await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Says how far the work is, and notices between its steps that it is time to stop.
+    pub(crate) async fn progress(&self, value: Value) -> Result<(), Failure> {
+        let tx = self.resources.db.begin().await?;
+        self.commit(tx, &value).await?;
+        self.go_on()
+    }
+
+    /// Notices that it is time to stop.
+    pub(crate) fn go_on(&self) -> Result<(), Failure> {
         if self.shutdown.is_begun() { Err(Failure::HandedBack) } else { Ok(()) }
+    }
+
+    /// Ends the attempt where this host's clock and the database's are too far apart: for work that can't be undone and
+    /// that a time decides. With SQLite both are the same clock. One that is moved by hand is no host's.
+    pub(crate) async fn check_clock(&self) -> Result<(), Failure> {
+        if matches!(self.resources.clock, Clock::Manual(_)) {
+            return Ok(());
+        }
+        let mut tx = self.resources.db.read().await?;
+        let Some(theirs) = tx.clock().await? else { return Ok(()) };
+        tx.commit().await?;
+        let ours = self.now();
+        if (ours - theirs).abs() <= APART {
+            return Ok(());
+        }
+        let time = |time: DateTime<Utc>| time.format("%Y-%m-%dT%H:%M:%SZ");
+        Err(Failure::Retry(format!(
+            "by the clock of this host it is {}, by that of the database {}; nothing is deleted while they are more \
+            than {} minutes apart",
+            time(ours),
+            time(theirs),
+            APART.num_minutes()
+        )))
     }
 
     /// A line for whoever looks at the job.
@@ -85,5 +119,7 @@ impl Attempt {
     }
 }
 
+/// How far the clocks of this host and of the database may be apart.
+const APART: TimeDelta = TimeDelta::minutes(5);
 /// The most bytes of a line.
 const LINE: usize = 2000;

@@ -18,7 +18,9 @@ use kkartifact_model::job::Job;
 use kkartifact_model::{Code, Permission};
 use kkartifact_service::http::extract::Json;
 use kkartifact_service::{ApiError, ApiResult, Caller, Object, Resources};
-use kkartifact_store::{AppId, BatchLineRow, JobId, NewBatchLine, NewJob, OpenBatchLine, StoreError, Tx};
+use kkartifact_store::{
+    AppId, BatchLineRow, JobId, NewBatchLine, NewJob, OpenBatchLine, StoreError, Tx, batch_lane,
+};
 use serde_json::json;
 
 use crate::attempt::{Attempt, Failure, Outcome};
@@ -28,6 +30,8 @@ use crate::job::NamedJob;
 const VERSIONS: u32 = 100;
 /// How many versions the job reads together.
 const TOGETHER: u32 = 5000;
+/// How many answers of one caller are kept, beside those that are being made.
+const KEPT: u32 = 100;
 /// How many lines are read together.
 const LINES: u32 = 50;
 /// How many apps that could not be read are told of in the log.
@@ -122,9 +126,17 @@ async fn queue(
     let mut tx = resources.db.begin().await?;
     // As they are now: the body may have taken its time.
     let caller = resources.auth.again(&mut tx, caller, now).await?;
+    let most = resources.config.jobs.batch_queries;
+    if tx.count_batch_queries(caller.principal).await? >= u64::from(most) {
+        let message =
+            format!("{most} of your batch queries are queued or running; wait until one of them is done");
+        return Err(ApiError::new(Code::TooManyRequests, message));
+    }
+    tx.forget_batch_query(caller.principal, KEPT).await?;
     let (actor, job) = (caller.actor(), Job::QueryVersions(filter));
     let new = NewJob {
         principal: Some(caller.principal),
+        lane: &batch_lane(caller.principal),
         trace_parent: actor.trace_parent.as_deref(),
         ..NewJob::new(&job, now)
     };

@@ -1,13 +1,14 @@
-//! Webhooks that stand in the configuration: made, changed and removed at the start to be as it says.
+//! Webhooks and the rule of retention that stand in the configuration: at the start they are made to be as it says.
 
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use kkartifact_model::api::project::Lifecycle;
+use kkartifact_model::api::retention::SETTING;
 use kkartifact_model::api::webhook::WebhookFormat;
 use kkartifact_model::{AppName, ProjectName};
 use kkartifact_service::config::DeclaredWebhook;
-use kkartifact_service::webhook::{self, Secrets, check};
+use kkartifact_service::webhook::{self, Endpoint, Secrets, check};
 use kkartifact_service::{ApiError, ApiResult, Resources};
 use kkartifact_store::{Actor, AppId, AppRow, NewAudit, NewWebhookRow, Outcome, ProjectId, Tx, WebhookRow};
 use uuid::Uuid;
@@ -23,6 +24,22 @@ struct Wanted<'a> {
     declared: &'a DeclaredWebhook,
     format: WebhookFormat,
     secret: Option<String>,
+}
+
+/// Sets the rule of retention, if the configuration has one. Doing it again changes nothing.
+pub(crate) async fn retention(resources: &Resources) -> ApiResult<()> {
+    let Some(wanted) = resources.config.retention else { return Ok(()) };
+    let detail = serde_json::to_value(wanted).map_err(ApiError::internal)?;
+    let now = resources.clock.now();
+    let mut tx = resources.db.begin().await?;
+    if tx.setting(SETTING).await?.as_ref() == Some(&detail) {
+        return Ok(());
+    }
+    tx.put_setting(SETTING, &detail, now).await?;
+    let audit = NewAudit { action: "retention.set", detail, ..NewAudit::default() };
+    let actor = Actor::system("configuration", resources.auth.audit_key());
+    tx.audit(&actor, Outcome::Done, &audit, now).await?;
+    Ok(tx.commit().await?)
 }
 
 /// Makes the declared webhooks be as the configuration says, and removes those that no longer stand there. Doing it
@@ -104,7 +121,8 @@ async fn apply(
     {
         return Ok(row.seq);
     }
-    let headers = webhook::seal_headers(vault, id, &declared.headers)?;
+    let endpoint = Endpoint { url: declared.url.clone(), headers: declared.headers.clone() };
+    let (url, headers) = endpoint.seal(vault, id, wanted.format)?;
     let kept = found.as_ref().and_then(|row| row.secrets.as_deref());
     // What was encrypted under another key is of no use to anybody.
     let kept = Secrets::open(vault, id, kept).unwrap_or_default();
@@ -116,7 +134,7 @@ async fn apply(
     let secrets = secrets.seal(vault, id)?;
     let new = NewWebhookRow {
         name: &declared.name,
-        url: &declared.url,
+        url: &url,
         format: wanted.format,
         events: &declared.events,
         headers: headers.as_deref(),
@@ -143,14 +161,15 @@ async fn apply(
 /// Whether there is nothing to change. One that the server has disabled gets another chance at each start.
 fn is_as_wanted(row: &WebhookRow, wanted: &Wanted<'_>, resources: &Resources) -> bool {
     let (declared, vault) = (wanted.declared, &resources.vault);
-    let headers = webhook::open_headers(vault, row.id, row.headers.as_deref());
+    let endpoint = Endpoint::open(vault, row.id, &row.url, row.headers.as_deref());
     let secrets = Secrets::open(vault, row.id, row.secrets.as_deref());
     row.declared
         && row.enabled
-        && row.url == declared.url
+        // Neither is a chat's URL still in clear.
+        && row.url == webhook::shown(wanted.format, &declared.url)
         && row.format == wanted.format
         && row.events == declared.events
-        && headers.is_ok_and(|headers| headers == declared.headers)
+        && endpoint.is_ok_and(|one| one.url == declared.url && one.headers == declared.headers)
         && secrets.is_ok_and(|secrets| secrets.current() == wanted.secret.as_deref())
 }
 

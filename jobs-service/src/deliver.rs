@@ -7,7 +7,7 @@ use std::time::Instant;
 use chrono::{DateTime, TimeDelta, Utc};
 use kkartifact_model::api::webhook::DeliveryState;
 use kkartifact_model::event::EventKind;
-use kkartifact_model::{AppName, ProjectName};
+use kkartifact_model::{AppName, Code, ProjectName};
 use kkartifact_service::outbound::{Answer, Outbound, OutboundError, answer};
 use kkartifact_service::webhook::{self, Outgoing, body};
 use kkartifact_service::{Config, secret};
@@ -73,7 +73,9 @@ async fn deliver(attempt: &Attempt, due: &DueDelivery) -> Delivered {
         }
         Err(error) => {
             tracing::error!(webhook = %due.webhook_id, cause = error.cause, "a webhook can't be called");
-            (String::new(), Err(Trouble::Ours))
+            let known = error.code != Code::Internal;
+            let why = if known { error.message } else { UNKNOWN.to_owned() };
+            (String::new(), Err(Trouble::Ours(why)))
         }
     };
     let latency_ms = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
@@ -82,8 +84,10 @@ async fn deliver(attempt: &Attempt, due: &DueDelivery) -> Delivered {
     let last = due.kind == body::TEST || failures >= attempt.row.max_attempts;
     let mut again_in = match &verdict {
         Verdict::Again(_, wait) if !last => retry_delay(failures).map(|delay| delay.max(*wait)),
+        Verdict::Ours(_) if !last => retry_delay(failures),
         _ => None,
     };
+    let ours = matches!(verdict, Verdict::Ours(_));
     if let Some((reason, before)) = end_of_patience(&resources.config, &verdict, due, attempt.now()) {
         match disable(attempt, due, &reason, before).await {
             Ok(true) => again_in = None,
@@ -97,7 +101,7 @@ async fn deliver(attempt: &Attempt, due: &DueDelivery) -> Delivered {
     }
     let (state, error) = match verdict {
         Verdict::Delivered => (DeliveryState::Delivered, None),
-        Verdict::Again(why, _) | Verdict::Never(why) | Verdict::Gone(why) => {
+        Verdict::Again(why, _) | Verdict::Never(why) | Verdict::Gone(why) | Verdict::Ours(why) => {
             let state = if again_in.is_some() { DeliveryState::Pending } else { DeliveryState::Failed };
             (state, Some(why))
         }
@@ -117,11 +121,12 @@ async fn deliver(attempt: &Attempt, due: &DueDelivery) -> Delivered {
         state,
         at,
         latency_ms,
-        url: due.url.clone(),
+        url: webhook::shown(due.format, &due.url),
         request,
         status: answer.as_ref().map(|answer| answer.status.into()),
         response: answer.map(|answer| answer.excerpt),
         error,
+        ours,
     };
     Delivered { outcome, row: Some(row), again_in }
 }
@@ -131,11 +136,14 @@ async fn post(outbound: &Outbound, call: &Outgoing) -> Result<Answer, OutboundEr
     answer(request, EXCERPT).await
 }
 
+/// What is said of a fault of ours that nobody outside can do anything about.
+const UNKNOWN: &str = "the server could not make the call; its log says why";
+
 /// Why there is no answer.
 #[derive(Debug)]
 enum Trouble {
     /// The call could not be made of what is kept.
-    Ours,
+    Ours(String),
     /// It was not made, or not answered.
     Theirs(OutboundError),
 }
@@ -156,15 +164,15 @@ enum Verdict {
     Never(String),
     /// The receiver wants nothing any more.
     Gone(String),
+    /// It was not asked, because of us: another attempt may do better, and none of it is the receiver's failure.
+    Ours(String),
 }
 
 fn judge(answer: Result<&Answer, &Trouble>, now: DateTime<Utc>) -> Verdict {
     let again = |why: String| Verdict::Again(why, TimeDelta::zero());
     let answer = match answer {
         Ok(answer) => answer,
-        Err(Trouble::Ours) => {
-            return again("the server could not make the call; its log says why".to_owned());
-        }
+        Err(Trouble::Ours(why)) => return Verdict::Ours(why.clone()),
         Err(Trouble::Theirs(OutboundError::Forbidden(_))) => {
             let why = "the URL leads to no address that this server may call; 'outbound.allow' can allow it";
             return Verdict::Never(why.to_owned());
@@ -218,7 +226,7 @@ fn end_of_patience(
 ) -> Option<(String, Option<DateTime<Utc>>)> {
     let hours = config.webhooks.disable_after_hours;
     match verdict {
-        Verdict::Delivered => None,
+        Verdict::Delivered | Verdict::Ours(_) => None,
         Verdict::Gone(why) => Some((why.clone(), None)),
         Verdict::Again(why, _) | Verdict::Never(why) => {
             let before = now - TimeDelta::hours(hours.into());
@@ -325,6 +333,8 @@ mod tests {
         let away =
             Trouble::from(OutboundError::Failed("x.example".to_owned(), "it took too long".to_owned()));
         assert!(matches!(judge(Err(&away), now()), Verdict::Again(..)));
+        let ours = Trouble::Ours("no key".to_owned());
+        assert_eq!(judge(Err(&ours), now()), Verdict::Ours("no key".to_owned()));
     }
 
     #[test]
@@ -372,6 +382,8 @@ mod tests {
         assert!(!ends(&config, &failed, &due));
         due.failing_since = Some(now() - TimeDelta::hours(72));
         assert!(ends(&config, &failed, &due) && !ends(&config, &Verdict::Delivered, &due));
+        let ours = Verdict::Ours("no key".to_owned());
+        assert!(!ends(&config, &ours, &due), "it is not the receiver's fault");
         config.webhooks.disable_after_hours = 0;
         assert!(!ends(&config, &failed, &due), "never, if it is so configured");
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use kkartifact_model::api::job::JobState;
+use kkartifact_model::api::webhook::DeliveryState;
 use kkartifact_service::{ApiResult, Resources};
 use kkartifact_store::{DeliveryAttemptRow, Ending, JobId, JobRow, StoreError, Tx};
 use serde_json::Value;
@@ -141,7 +142,38 @@ async fn end(resources: &Resources, batch: &[Waiting<Ended, bool>]) -> Result<Ve
         own.push(end_one(&mut tx, ended, now).await?);
     }
     tx.commit().await?;
+    clear_failing(resources, batch).await;
     Ok(own)
+}
+
+/// Webhooks to which something has been delivered are not failing, whatever others were saying of them while that was
+/// recorded: one that works would be disabled some day. Says so however long the database is away.
+async fn clear_failing(resources: &Resources, batch: &[Waiting<Ended, bool>]) {
+    let deliveries = batch.iter().filter_map(|(ended, _)| ended.delivery.as_ref());
+    let delivered = deliveries.filter(|delivery| delivery.state == DeliveryState::Delivered);
+    let webhooks: Vec<_> = delivered.map(|delivery| delivery.webhook).collect();
+    while let Err(error) = take_back(resources, &webhooks).await {
+        tracing::warn!(%error, "that webhooks work can't be written now");
+        if !matches!(error, StoreError::Unavailable(_) | StoreError::Full(_)) {
+            return;
+        }
+        tokio::time::sleep(AWAY).await;
+    }
+}
+
+async fn take_back(resources: &Resources, webhooks: &[i64]) -> Result<(), StoreError> {
+    if webhooks.is_empty() {
+        return Ok(());
+    }
+    let mut tx = resources.db.read().await?;
+    let failing = tx.failing_webhooks(webhooks).await?;
+    tx.commit().await?;
+    for webhook in failing {
+        let mut tx = resources.db.begin().await?;
+        tx.webhook_works(webhook).await?;
+        tx.commit().await?;
+    }
+    Ok(())
 }
 
 async fn end_one(tx: &mut Tx, ended: &Ended, now: DateTime<Utc>) -> Result<bool, StoreError> {

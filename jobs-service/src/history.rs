@@ -18,14 +18,15 @@ enum Old {
     /// Before events, which stay as long as a delivery tells of them.
     Deliveries,
     Events,
+    /// Before batch queries, which are few: with the others gone, they are not looked for among them.
+    Jobs,
     /// Batch queries, with their answers.
     Queries,
-    Jobs,
     Uploads,
 }
 
 impl Old {
-    const ALL: [Self; 5] = [Self::Deliveries, Self::Events, Self::Queries, Self::Jobs, Self::Uploads];
+    const ALL: [Self; 5] = [Self::Deliveries, Self::Events, Self::Jobs, Self::Queries, Self::Uploads];
 
     const fn name(self) -> &'static str {
         match self {

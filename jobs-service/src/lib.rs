@@ -50,6 +50,7 @@ const HURRY: Duration = Duration::from_secs(5);
 /// What has to be done before anybody is served.
 pub async fn prepare(resources: &Resources) -> ApiResult<()> {
     schedule::make(resources).await?;
+    declare::retention(resources).await?;
     declare::webhooks(resources).await
 }
 

@@ -13,6 +13,7 @@ pub(crate) async fn write(resources: &Resources, version: VersionId) -> ApiResul
     tx.commit().await?;
     let state = match row.state {
         VersionState::Published | VersionState::Quarantined => MarkerState::Published,
+        VersionState::Archived => MarkerState::Archived,
         VersionState::Deleted | VersionState::Purged => MarkerState::Deleted,
     };
     let marker = VersionMarker {

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use kkartifact_model::api::job::JobState;
 use kkartifact_model::job::Job;
 use kkartifact_service::{ApiResult, Resources, Shutdown};
 
 /// How often it is measured.
 const EVERY: Duration = Duration::from_secs(15);
+/// The states that somebody may have to do something about.
+const OPEN: [JobState; 4] = [JobState::Queued, JobState::Running, JobState::Dead, JobState::Failed];
 
 /// Measures until it is time to stop.
 pub(crate) async fn run(resources: Resources, shutdown: Shutdown) {
@@ -37,16 +40,14 @@ pub(crate) async fn run(resources: Resources, shutdown: Shutdown) {
 async fn measure(resources: &Resources) -> ApiResult<()> {
     let now = resources.clock.now();
     let mut tx = resources.db.read().await?;
-    let waiting = tx.waiting_jobs(now).await?;
-    let counts = tx.count_open_jobs().await?;
-    tx.commit().await?;
+    let counts = tx.count_states(&OPEN).await?;
     for kind in Job::KINDS {
-        let found = waiting.iter().find(|(name, _, _)| name == kind);
-        let (count, seconds) =
-            found.map_or((0, 0), |(_, count, since)| (*count, (now - *since).num_seconds().max(0)));
+        let (count, since) = tx.waiting_jobs(kind, now).await?;
+        let seconds = since.map_or(0, |since| (now - since).num_seconds().max(0));
         metrics::gauge!("kkartifact_jobs_due", "kind" => *kind).set(number(count));
         metrics::gauge!("kkartifact_job_oldest_seconds", "kind" => *kind).set(number(seconds));
     }
+    tx.commit().await?;
     let states = [
         ("queued", counts.queued),
         ("running", counts.running),

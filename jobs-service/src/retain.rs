@@ -1,6 +1,7 @@
-//! Deletes the versions that retention does not keep, app by app.
+//! Deletes or archives the versions that retention does not keep, app by app.
 
 use kkartifact_model::Code;
+use kkartifact_model::api::retention::RetentionAction;
 use kkartifact_service::{ApiError, ApiResult, lifecycle};
 use kkartifact_store::{Actor, AppId, AppRow, RetentionRule, StoreError, Tx};
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use crate::attempt::{Attempt, Failure, Outcome};
 
 /// How many apps are looked at together.
 const APPS: u32 = 500;
-/// How many versions are deleted in one transaction.
+/// How many versions are deleted or archived in one transaction.
 const BATCH: u32 = 100;
 /// How many apps that could not be tidied are told of in the log.
 const TOLD: u64 = 20;
@@ -19,6 +20,7 @@ struct Run {
     /// Everything up to this app is done.
     after: AppId,
     deleted: u64,
+    archived: u64,
     skipped: u64,
 }
 
@@ -30,12 +32,16 @@ impl Run {
         Self {
             after: AppId(number("after_app").and_then(Value::as_i64).unwrap_or(0)),
             deleted: number("deleted").and_then(Value::as_u64).unwrap_or(0),
+            archived: number("archived").and_then(Value::as_u64).unwrap_or(0),
             skipped: number("skipped").and_then(Value::as_u64).unwrap_or(0),
         }
     }
 
     fn progress(&self) -> Value {
-        json!({ "after_app": self.after.0, "deleted": self.deleted, "skipped": self.skipped })
+        json!({
+            "after_app": self.after.0, "deleted": self.deleted, "archived": self.archived,
+            "skipped": self.skipped,
+        })
     }
 }
 
@@ -45,6 +51,7 @@ pub(crate) async fn run(attempt: &Attempt) -> Outcome {
         return Ok(Some(json!({ "deleted": 0, "reason": "retention is not set: nothing to do" })));
     }
     drop(tx);
+    attempt.check_clock().await?;
     let mut run = Run::resumed(attempt);
     while let Some((until, apps)) = look(attempt, run.after).await? {
         for app in apps {
@@ -53,7 +60,7 @@ pub(crate) async fn run(attempt: &Attempt) -> Outcome {
         run.after = until;
         attempt.progress(run.progress()).await?;
     }
-    Ok(Some(json!({ "deleted": run.deleted, "skipped": run.skipped })))
+    Ok(Some(json!({ "deleted": run.deleted, "archived": run.archived, "skipped": run.skipped })))
 }
 
 /// The rule as it is now: whoever takes it back in the middle of a run stops it.
@@ -75,20 +82,21 @@ async fn look(attempt: &Attempt, after: AppId) -> Result<Option<(AppId, Vec<AppI
     Ok(Some((until, tx.apps_with_expendable(&rule, after, until).await?)))
 }
 
-/// Deletes what may go of one app. One that can't be tidied is left to the next run.
+/// Deletes or archives what may go of one app. One that can't be tidied is left to the next run.
 async fn tidy(attempt: &Attempt, app: AppId, run: &mut Run) -> Result<(), Failure> {
     loop {
         let mut tx = attempt.begin().await?;
-        let deleted = delete(&mut tx, attempt, app).await;
-        match deleted {
-            Ok(deleted) => {
-                tx.commit().await?;
-                attempt.resources.jobs_queued.notify_waiters();
-                run.deleted += deleted;
-                if deleted > 0 {
-                    attempt.progress(run.progress()).await?;
+        let taken = take(&mut tx, attempt, app).await;
+        match taken {
+            Ok((action, taken)) => {
+                match action {
+                    RetentionAction::Delete => run.deleted += taken,
+                    RetentionAction::Archive => run.archived += taken,
                 }
-                if deleted < u64::from(BATCH) {
+                attempt.commit(tx, &run.progress()).await?;
+                attempt.resources.jobs_queued.notify_waiters();
+                attempt.go_on()?;
+                if taken < u64::from(BATCH) {
                     return Ok(());
                 }
             }
@@ -106,12 +114,15 @@ async fn tidy(attempt: &Attempt, app: AppId, run: &mut Run) -> Result<(), Failur
     }
 }
 
-/// Deletes some of what may go of one app, in a transaction that it locks the app in; how many.
-async fn delete(tx: &mut Tx, attempt: &Attempt, app: AppId) -> ApiResult<u64> {
+/// Deletes or archives some of what may go of one app, in a transaction that it locks the app in; what it did, to how
+/// many.
+async fn take(tx: &mut Tx, attempt: &Attempt, app: AppId) -> ApiResult<(RetentionAction, u64)> {
     tx.lock_app(app).await?;
     let now = attempt.now();
-    let Some(rule) = RetentionRule::of(&tx.retention().await?, now) else { return Ok(0) };
-    let Some(app) = tx.app(app).await?.filter(AppRow::exists) else { return Ok(0) };
+    let retention = tx.retention().await?;
+    let nothing = (retention.action, 0);
+    let Some(rule) = RetentionRule::of(&retention, now) else { return Ok(nothing) };
+    let Some(app) = tx.app(app).await?.filter(AppRow::exists) else { return Ok(nothing) };
     let actor = Actor {
         trace_parent: attempt.row.trace_parent.clone(),
         ..Actor::system("retention", attempt.resources.auth.audit_key())
@@ -121,7 +132,10 @@ async fn delete(tx: &mut Tx, attempt: &Attempt, app: AppId) -> ApiResult<u64> {
     let old = tx.expendable_of(&rule, app.id, BATCH).await?;
     for version in &old {
         let row = tx.version(version.id).await?.ok_or_else(|| ApiError::internal("a version vanished"))?;
-        lifecycle::delete(tx, &app, &row, &actor, &why, now).await?;
+        match retention.action {
+            RetentionAction::Delete => lifecycle::delete(tx, &app, &row, &actor, &why, now).await?,
+            RetentionAction::Archive => lifecycle::archive(tx, &app, &row, &actor, &why, now).await?,
+        }
     }
-    Ok(old.len() as u64)
+    Ok((retention.action, old.len() as u64))
 }

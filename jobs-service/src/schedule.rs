@@ -8,8 +8,9 @@ use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 use kkartifact_model::job::Job;
-use kkartifact_service::{ApiError, ApiResult, Resources, Shutdown};
-use kkartifact_store::{JobId, NewJob, Priority, ScheduleRow, Tx};
+use kkartifact_service::{ApiError, ApiResult, Resources, Shutdown, config};
+use kkartifact_store::{Actor, JobId, NewAudit, NewJob, Outcome, Priority, ScheduleRow, Timing, Tx};
+use serde_json::json;
 
 /// What happens again and again.
 pub(crate) struct Plan {
@@ -27,7 +28,7 @@ pub(crate) struct Plan {
 pub(crate) const PLANS: &[Plan] = &[
     Plan {
         name: "retention",
-        description: "deletes the versions that retention does not keep",
+        description: "deletes or archives the versions that retention does not keep",
         cron: "0 3 * * *",
         job: Job::Retain {},
     },
@@ -115,12 +116,33 @@ pub(crate) async fn run(resources: Resources, shutdown: Shutdown) {
     }
 }
 
-/// Makes the schedules, or gives them the defaults of this release.
+/// Makes the schedules, gives them the defaults of this release, and lets those happen as the configuration says that
+/// stand in it. Doing it again changes nothing.
 pub(crate) async fn make(resources: &Resources) -> ApiResult<()> {
-    let now = resources.clock.now();
+    let (now, jobs) = (resources.clock.now(), &resources.config.jobs);
+    if let Some(name) = jobs.schedules.keys().find(|name| PLANS.iter().all(|plan| plan.name != *name)) {
+        return Err(ApiError::internal(format!("jobs.schedules.{name}: there is no such schedule")));
+    }
     let mut tx = resources.db.begin().await?;
     for plan in PLANS {
-        tx.put_schedule(plan.name, plan.cron, &resources.config.jobs.time_zone, now).await?;
+        let declared = jobs.schedules.get(plan.name);
+        let timing = Timing {
+            cron: declared.and_then(|declared| declared.cron.as_deref()).unwrap_or(plan.cron),
+            time_zone: declared.and_then(|declared| declared.time_zone.as_deref()).unwrap_or(&jobs.time_zone),
+            enabled: declared.is_none_or(|declared| declared.enabled),
+        };
+        parse(timing.cron, timing.time_zone, now).map_err(|error| {
+            ApiError::internal(format!("jobs.schedules.{}: {}", plan.name, error.message))
+        })?;
+        let changed = tx.put_schedule(plan.name, timing, declared.is_some(), now).await?;
+        if changed && declared.is_some() {
+            let Timing { cron, time_zone, enabled } = timing;
+            let detail =
+                json!({ "name": plan.name, "cron": cron, "time_zone": time_zone, "enabled": enabled });
+            let audit = NewAudit { action: "schedule.update", detail, ..NewAudit::default() };
+            let actor = Actor::system("configuration", resources.auth.audit_key());
+            tx.audit(&actor, Outcome::Done, &audit, now).await?;
+        }
     }
     Ok(tx.commit().await?)
 }
@@ -174,7 +196,11 @@ pub(crate) async fn queue(tx: &mut Tx, plan: &Plan, now: DateTime<Utc>) -> ApiRe
 const SHOWN: usize = 5;
 
 /// A schedule as the API shows it.
-pub(crate) fn describe(row: ScheduleRow, now: DateTime<Utc>) -> kkartifact_model::api::job::Schedule {
+pub(crate) fn describe(
+    row: ScheduleRow,
+    jobs: &config::Jobs,
+    now: DateTime<Utc>,
+) -> kkartifact_model::api::job::Schedule {
     let mut upcoming = Vec::new();
     if row.enabled
         && let Ok((cron, zone)) = parse(&row.cron, &row.time_zone, now)
@@ -185,6 +211,7 @@ pub(crate) fn describe(row: ScheduleRow, now: DateTime<Utc>) -> kkartifact_model
     }
     let plan = PLANS.iter().find(|plan| plan.name == row.name);
     kkartifact_model::api::job::Schedule {
+        declared: jobs.schedules.contains_key(&row.name),
         name: row.name,
         description: plan.map_or("", |plan| plan.description).to_owned(),
         cron: row.cron,

@@ -33,7 +33,12 @@ pub(crate) struct Schedules {
 pub(crate) async fn list(State(resources): State<Resources>) -> ApiResult<Json<Schedules>> {
     let now = resources.clock.now();
     let mut tx = resources.db.read().await?;
-    let items = tx.list_schedules().await?.into_iter().map(|row| describe(row, now)).collect();
+    let items = tx
+        .list_schedules()
+        .await?
+        .into_iter()
+        .map(|row| describe(row, &resources.config.jobs, now))
+        .collect();
     Ok(Json(Schedules { items }))
 }
 
@@ -46,7 +51,7 @@ pub(crate) async fn get(
     NamedSchedule(name): NamedSchedule,
 ) -> ApiResult<Json<Schedule>> {
     let mut tx = resources.db.read().await?;
-    Ok(Json(describe(find(&mut tx, &name).await?, resources.clock.now())))
+    Ok(Json(describe(find(&mut tx, &name).await?, &resources.config.jobs, resources.clock.now())))
 }
 
 pub(crate) async fn update(
@@ -60,6 +65,10 @@ pub(crate) async fn update(
     let caller = resources.auth.again(&mut tx, &caller, now).await?;
     caller.require_global(Permission::Admin)?;
     let mut row = find(&mut tx, &name).await?;
+    if resources.config.jobs.schedules.contains_key(&name) {
+        let why = format!("schedule {name} stands in the configuration: change it there");
+        return Err(ApiError::new(Code::InUse, why));
+    }
     row.cron = change.cron.unwrap_or(row.cron);
     row.time_zone = change.time_zone.unwrap_or(row.time_zone);
     row.enabled = change.enabled.unwrap_or(row.enabled);
@@ -71,7 +80,7 @@ pub(crate) async fn update(
     tx.audit(&caller.actor(), Outcome::Done, &audit, now).await?;
     let row = find(&mut tx, &name).await?;
     tx.commit().await?;
-    Ok(Json(describe(row, now)))
+    Ok(Json(describe(row, &resources.config.jobs, now)))
 }
 
 /// Does now what a schedule is for, whether or not it is enabled.

@@ -71,7 +71,7 @@ pub(crate) enum Admin {
     },
     /// Make a new signing key now
     RotateKeys,
-    /// Read everything that published versions need and compare it with their digests
+    /// Read what published and archived versions need and compare it with their digests
     Verify,
 }
 

@@ -1,4 +1,4 @@
-//! Reading everything that published versions need, and comparing it with what they claim.
+//! Reading everything that published and archived versions need, and comparing it with what they claim.
 
 use kkartifact_model::FileDigest;
 use kkartifact_model::api::version::VersionState;
@@ -21,51 +21,79 @@ pub struct Report {
     pub problems: Vec<String>,
 }
 
+impl Report {
+    fn of_problem(problem: String) -> Self {
+        Self { problems: vec![problem], ..Self::default() }
+    }
+}
+
 /// How many chunks are read together.
 const BATCH: usize = 32;
 
-/// Reads every published version of every app. Slow and thorough; changes nothing.
+/// Reads every version of every app that is published, or archived and to be restored one day. Slow and thorough;
+/// changes nothing.
 pub async fn verify_all(resources: &Resources) -> ApiResult<Report> {
     let mut report = Report::default();
-    for row in published(resources).await? {
-        let (worker, name) = (resources.clone(), format!("{}/{} {}", row.project, row.app, row.name));
-        let checked = tokio::task::spawn_blocking(move || verify_version(&worker, &row)).await;
+    for row in kept(resources).await? {
+        let name = format!("{}/{} {}", row.project, row.app, row.name);
+        let Some(version) = verify(resources, row).await? else { continue };
         report.versions += 1;
-        match checked {
-            Ok(Ok(version)) => {
-                report.files += version.files;
-                report.bytes += version.bytes;
-                report
-                    .problems
-                    .extend(version.problems.into_iter().map(|problem| format!("{name}: {problem}")));
-            }
-            Ok(Err(error)) => {
-                let cause = error.cause.unwrap_or(error.message);
-                report.problems.push(format!("{name}: {cause}"));
-            }
-            Err(error) => report.problems.push(format!("{name}: {error}")),
-        }
+        report.files += version.files;
+        report.bytes += version.bytes;
+        report.problems.extend(version.problems.into_iter().map(|problem| format!("{name}: {problem}")));
     }
     Ok(report)
 }
 
-async fn published(resources: &Resources) -> ApiResult<Vec<VersionRow>> {
+/// Reads a version; `None` if it need not be whole any more. Beside a running server it may be deleted and lose its
+/// bytes while it is read, and perhaps come back with another manifest: what was found wrong with it counts only if it
+/// is still what it was.
+async fn verify(resources: &Resources, mut row: VersionRow) -> ApiResult<Option<Report>> {
+    loop {
+        let (worker, before) = (resources.clone(), row.clone());
+        let read = tokio::task::spawn_blocking(move || verify_version(&worker, &before)).await;
+        let found = match read {
+            Ok(Ok(report)) if report.problems.is_empty() => return Ok(Some(report)),
+            Ok(Ok(report)) => report,
+            Ok(Err(error)) => Report::of_problem(error.cause.unwrap_or(error.message)),
+            Err(error) => Report::of_problem(error.to_string()),
+        };
+        let mut tx = resources.db.read().await?;
+        let now = tx.version(row.id).await?.filter(is_kept);
+        tx.commit().await?;
+        match now {
+            None => return Ok(None),
+            Some(now) if now.revision == row.revision => return Ok(Some(found)),
+            Some(now) => row = now,
+        }
+    }
+}
+
+/// Whether a version has to be whole.
+fn is_kept(row: &VersionRow) -> bool {
+    matches!(row.state, VersionState::Published | VersionState::Archived)
+}
+
+async fn kept(resources: &Resources) -> ApiResult<Vec<VersionRow>> {
     let mut rows = Vec::new();
     let mut tx = resources.db.read().await?;
     let mut after = AppId(0);
     while let Some(app) = tx.next_app(after).await? {
         after = app.id;
-        let mut page = PageQuery::first(500);
-        loop {
-            let versions = tx.list_versions(&app, &VersionFilter::default(), page).await?;
-            for version in versions.items {
-                if version.state == VersionState::Published {
-                    rows.extend(tx.find_version(app.id, &version.version.into()).await?);
+        for deleted in [false, true] {
+            let filter = VersionFilter { deleted, ..VersionFilter::default() };
+            let mut page = PageQuery::first(500);
+            loop {
+                let versions = tx.list_versions(&app, &filter, page).await?;
+                for version in versions.items {
+                    if matches!(version.state, VersionState::Published | VersionState::Archived) {
+                        rows.extend(tx.find_version(app.id, &version.version.into()).await?);
+                    }
                 }
-            }
-            match versions.next_cursor.as_deref().and_then(kkartifact_store::Cursor::decode) {
-                Some(cursor) => page.after = cursor,
-                None => break,
+                match versions.next_cursor.as_deref().and_then(kkartifact_store::Cursor::decode) {
+                    Some(cursor) => page.after = cursor,
+                    None => break,
+                }
             }
         }
     }

@@ -242,13 +242,18 @@ async fn what_may_not_be_read_is_not_archived(db: TestDatabase) {
 
     for (state, status, code) in [
         (VersionState::Quarantined, 403, "version_quarantined"),
+        (VersionState::Archived, 410, "version_archived"),
         (VersionState::Deleted, 410, "version_deleted"),
         (VersionState::Purged, 410, "version_deleted"),
     ] {
         let mut tx = server.resources().db.begin().await.unwrap();
         let row = tx.find_app(&"shop".parse().unwrap(), &"web".parse().unwrap()).await.unwrap().unwrap();
         let version = tx.find_version(row.id, &"v1".parse().unwrap()).await.unwrap().unwrap();
-        tx.set_version_state(version.id, state).await.unwrap();
+        if state == VersionState::Archived {
+            tx.archive_version(version.id).await.unwrap();
+        } else {
+            tx.set_version_state(version.id, state).await.unwrap();
+        }
         tx.commit().await.unwrap();
         for format in FORMATS {
             get(&server, ARCHIVE, format).await.refused(status, code);

@@ -11,7 +11,7 @@ use kkartifact_model::api::job::{JobInfo, JobState};
 use kkartifact_model::size::ByteSize;
 use kkartifact_model::time::Clock;
 use kkartifact_service::{Config, Resources, Shutdown};
-use kkartifact_store::{Database, JobFilter, JobReach, Reach, ScheduleRow};
+use kkartifact_store::{Database, JobFilter, JobReach, Reach, ScheduleRow, Timing};
 use kkartifact_testkit::TestDatabase;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -61,7 +61,8 @@ async fn every_minute(database: &Database, now: DateTime<Utc>) {
         last_job_id: None,
     };
     let mut tx = database.begin().await.unwrap();
-    tx.put_schedule(&row.name, &row.cron, &row.time_zone, now).await.unwrap();
+    let timing = Timing { cron: &row.cron, time_zone: &row.time_zone, enabled: true };
+    tx.put_schedule(&row.name, timing, false, now).await.unwrap();
     tx.change_schedule(&row, now).await.unwrap();
     tx.commit().await.unwrap();
 }

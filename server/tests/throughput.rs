@@ -215,7 +215,7 @@ async fn timed<T>(work: impl Future<Output = T>) -> (f64, T) {
 
 /// How many apps have something that may go, as the job finds out.
 async fn decide(server: &TestServer, keep: u32) -> usize {
-    let retention = Retention { keep: Some(keep), keep_days: 0 };
+    let retention = Retention { keep: Some(keep), ..Retention::default() };
     let rule = RetentionRule::of(&retention, server.clock.now()).unwrap();
     let (mut found, mut after) = (0, AppId(0));
     loop {

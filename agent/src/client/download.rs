@@ -129,8 +129,17 @@ impl Client {
 
 /// Whether a base was refused, so that the whole manifest has to be asked for.
 pub fn is_base_refused(attempt: &Attempt) -> bool {
-    matches!(attempt, Attempt::Final(error)
-        if matches!(error.code, Some(Code::BaseMismatch | Code::VersionDeleted | Code::NotFound)))
+    let Attempt::Final(error) = attempt else { return false };
+    matches!(
+        error.code,
+        Some(
+            Code::BaseMismatch
+                | Code::NotFound
+                | Code::VersionQuarantined
+                | Code::VersionArchived
+                | Code::VersionDeleted
+        )
+    )
 }
 
 /// Chunks in the order of their references. A stream that breaks off is asked for again from where it broke.

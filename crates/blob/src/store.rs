@@ -77,6 +77,15 @@ impl BlobStore {
         Ok((PackFooter::decode(&footer, &trailer).map_err(damaged)?, size))
     }
 
+    /// Whether a pack is there.
+    pub async fn has_pack(&self, pack: Uuid) -> Result<bool, BlobError> {
+        match self.pack_size(pack).await {
+            Ok(_) => Ok(true),
+            Err(BlobError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn pack_size(&self, pack: Uuid) -> Result<u64, BlobError> {
         match &self.backend {
             Backend::Local(directory) => {

@@ -237,7 +237,9 @@ async fn a_removed_pack_is_gone_for_everybody_and_what_it_freed_is_counted_once(
     // It is open here.
     assert_eq!(store.read_chunks(&places(&pack)).await.unwrap().len(), 2);
 
+    assert!(store.has_pack(pack.key).await.unwrap());
     assert_eq!(store.remove_pack(pack.key).await.unwrap(), pack.size);
+    assert!(!store.has_pack(pack.key).await.unwrap());
     assert_eq!(bytes(files(&dir.path().join("packs"))), before - pack.size);
     for store in [&store, &other] {
         assert!(matches!(store.read_chunk(&places(&pack)[0]).await, Err(BlobError::NotFound(_))));

@@ -57,6 +57,7 @@ codes! {
     BootstrapDone = "bootstrap_done", 409, "The one-time secret has been used.";
     NotReady = "not_ready", 409, "It is being worked on; ask again as Retry-After says.";
     VersionDeleted = "version_deleted", 410, "The version was deleted. Pushing the same content again restores it.";
+    VersionArchived = "version_archived", 410, "The version is archived: its content is kept, but nobody reads it until it is restored.";
     TooLarge = "too_large", 413, "A body, manifest or file is above the configured limit.";
     UnsupportedMediaType = "unsupported_media_type", 415, "The body's content type is not one that this route takes.";
     RangeNotSatisfiable = "range_not_satisfiable", 416, "The range lies outside the file.";

@@ -15,7 +15,9 @@ text_enum! {
         Rollback = "rollback",
         /// A version was deleted (tombstoned).
         Delete = "delete",
-        /// A deleted version came back.
+        /// A version was archived: nobody reads it until it is restored, and its bytes stay.
+        Archive = "archive",
+        /// A deleted or archived version came back.
         Restore = "restore",
         /// A version was quarantined: nobody reads it until it is released.
         Quarantine = "quarantine",

@@ -1,7 +1,7 @@
 //! The document that describes a version in storage, and the markers beside it.
 //!
 //! The document is written under its digest before the commit that publishes the version, a marker after it and
-//! another at its deletion. From these and the packs a registry can be rebuilt without its database.
+//! another at each change of its state. From these and the packs a registry can be rebuilt without its database.
 
 use crate::text::text_enum;
 use chrono::{DateTime, Utc};
@@ -60,7 +60,7 @@ pub struct VersionMarker {
     pub app: AppName,
     /// Its name.
     pub version: VersionName,
-    /// `published` or `deleted`.
+    /// `published`, `archived` or `deleted`.
     pub state: MarkerState,
     /// Counts the changes of the version's state.
     pub revision: i64,
@@ -73,6 +73,8 @@ text_enum! {
     MarkerState {
         /// The version is there.
         Published = "published",
+        /// The version is out of use, and its bytes are to be kept.
+        Archived = "archived",
         /// The version was deleted; its name stays taken.
         Deleted = "deleted",
     }

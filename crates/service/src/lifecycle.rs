@@ -5,7 +5,9 @@ use kkartifact_model::api::version::VersionState;
 use kkartifact_model::event::EventKind;
 use kkartifact_model::job::Job;
 use kkartifact_model::{Code, VersionRef};
-use kkartifact_store::{Actor, AppRow, NewAudit, NewEvent, NewJob, Outcome, Tx, VersionId, VersionRow};
+use kkartifact_store::{
+    Actor, AppRow, Database, NewAudit, NewEvent, NewJob, Outcome, StoreError, Tx, VersionId, VersionRow,
+};
 
 use crate::auth::AuthorizedApp;
 use crate::error::{ApiError, ApiResult};
@@ -18,18 +20,59 @@ pub async fn visible(tx: &mut Tx, app: &AuthorizedApp, which: &VersionRef) -> Ap
 
 /// The version whose content a caller may read. Every path to content passes here.
 pub async fn readable(tx: &mut Tx, app: &AuthorizedApp, which: &VersionRef) -> ApiResult<VersionRow> {
-    let row = visible(tx, app, which).await?;
+    require_readable(visible(tx, app, which).await?)
+}
+
+fn require_readable(row: VersionRow) -> ApiResult<VersionRow> {
     match row.state {
         VersionState::Published => Ok(row),
         VersionState::Quarantined => Err(ApiError::new(
             Code::VersionQuarantined,
             format!("version {} is quarantined until somebody releases it", row.name),
         )),
+        VersionState::Archived => Err(archived(&row)),
         VersionState::Deleted | VersionState::Purged => Err(ApiError::new(
             Code::VersionDeleted,
             format!("version {} was deleted; pushing the same content again restores it", row.name),
         )),
     }
+}
+
+/// Why content could not be read of versions that were readable when it began: `error`, unless one of them has gone
+/// since. Its bytes may be gone as well then, and that is no fault of ours.
+pub async fn explain(db: &Database, read: &[VersionRow], error: ApiError) -> ApiError {
+    if error.code != Code::Internal {
+        return error;
+    }
+    for before in read {
+        // If nobody can tell, it stays what it is.
+        if let Ok(Some(gone)) = gone_since(db, before).await {
+            return gone;
+        }
+    }
+    error
+}
+
+async fn gone_since(db: &Database, before: &VersionRow) -> Result<Option<ApiError>, StoreError> {
+    let mut tx = db.read().await?;
+    let Some(row) = tx.version(before.id).await? else { return Ok(None) };
+    tx.commit().await?;
+    Ok(match require_readable(row) {
+        Ok(row) if row.revision == before.revision => None,
+        // Gone and back, perhaps with another manifest of the same tree.
+        Ok(row) => {
+            let message = format!("version {} was changed while it was read; try again", row.name);
+            Some(ApiError::new(Code::Unavailable, message))
+        }
+        Err(gone) => Some(gone),
+    })
+}
+
+/// The refusal of what can't be done with a version as long as it is archived.
+pub fn archived(row: &VersionRow) -> ApiError {
+    let message =
+        format!("version {} is archived; restore it, or push the same content again, to use it", row.name);
+    ApiError::new(Code::VersionArchived, message)
 }
 
 /// What happened to a version: audit row and event, in the caller's transaction, which has locked the app.
@@ -81,16 +124,18 @@ impl Happened<'_> {
     }
 }
 
-/// Queues the job that writes the version's marker into storage.
+/// Queues the job that writes the version's marker into storage, in the trace of whoever changed the version.
 pub async fn queue_marker(
     tx: &mut Tx,
     app: &AppRow,
     version: VersionId,
+    actor: &Actor,
     now: DateTime<Utc>,
 ) -> ApiResult<()> {
     let job = Job::VersionMarker { version_id: version.0 };
     let (project, app) = (Some(app.project_id), Some(app.id));
-    tx.insert_job(&NewJob { project, app, ..NewJob::new(&job, now) }, now).await?;
+    let trace_parent = actor.trace_parent.as_deref();
+    tx.insert_job(&NewJob { project, app, trace_parent, ..NewJob::new(&job, now) }, now).await?;
     Ok(())
 }
 
@@ -113,10 +158,33 @@ pub async fn delete(
         detail: serde_json::json!({ "reason": why }),
     };
     happened.record(tx, actor, now).await?;
-    queue_marker(tx, app, row.id, now).await
+    queue_marker(tx, app, row.id, actor, now).await
 }
 
-/// Brings a tombstoned version back. The transaction has locked the app.
+/// Archives a version: nobody reads it until it is restored, and its bytes stay until it is deleted. The transaction
+/// has locked the app.
+pub async fn archive(
+    tx: &mut Tx,
+    app: &AppRow,
+    row: &VersionRow,
+    actor: &Actor,
+    why: &str,
+    now: DateTime<Utc>,
+) -> ApiResult<()> {
+    tx.archive_version(row.id).await?;
+    let happened = Happened {
+        app,
+        version: (row.id, row.name.as_str()),
+        kind: EventKind::Archive,
+        action: "version.archive",
+        agent: None,
+        detail: serde_json::json!({ "reason": why }),
+    };
+    happened.record(tx, actor, now).await?;
+    queue_marker(tx, app, row.id, actor, now).await
+}
+
+/// Brings a tombstoned or archived version back. The transaction has locked the app.
 pub async fn restore(
     tx: &mut Tx,
     app: &AppRow,
@@ -134,5 +202,5 @@ pub async fn restore(
         detail: serde_json::json!({}),
     };
     happened.record(tx, actor, now).await?;
-    queue_marker(tx, app, row.id, now).await
+    queue_marker(tx, app, row.id, actor, now).await
 }

@@ -39,7 +39,7 @@ pub async fn adopt_part(resources: &Resources, part: u8, min_age: Duration) -> A
     for key in unrecorded(resources, part, min_age).await? {
         match adopt(resources, key).await {
             Ok(true) => adopted += 1,
-            Ok(false) => tracing::warn!(pack = %key, "a pack of an app that is not there; left alone"),
+            Ok(false) => {}
             Err(error) => {
                 tracing::warn!(pack = %key, %error, cause = error.cause, "can't adopt a pack; left alone");
             }
@@ -51,8 +51,7 @@ pub async fn adopt_part(resources: &Resources, part: u8, min_age: Duration) -> A
     Ok(adopted)
 }
 
-/// The packs of a part that have no rows and are old enough. They are listed first: whoever removes a pack removes its
-/// object before its row, so one without a row whose object is there when it is adopted was never recorded.
+/// The packs of a part that have no rows and are old enough.
 async fn unrecorded(resources: &Resources, part: u8, min_age: Duration) -> ApiResult<Vec<Uuid>> {
     let now = resources.clock.now();
     let mut unrecorded = Vec::new();
@@ -74,10 +73,14 @@ fn is_as_old(key: Uuid, min_age: Duration, now: DateTime<Utc>) -> bool {
     min_age.is_zero() || begun.is_none_or(|begun| (now - begun).to_std().is_ok_and(|age| age >= min_age))
 }
 
+/// Records a pack; false if there is no such app, or somebody else was faster and has collected it.
 async fn adopt(resources: &Resources, key: Uuid) -> ApiResult<bool> {
     let (footer, size) = resources.blob.read_footer(key).await?;
     let mut tx = resources.db.begin().await?;
-    let Some(app) = tx.find_app(&footer.owner.project, &footer.owner.app).await? else { return Ok(false) };
+    let Some(app) = tx.find_app(&footer.owner.project, &footer.owner.app).await? else {
+        tracing::warn!(pack = %key, "a pack of an app that is not there; left alone");
+        return Ok(false);
+    };
     let chunks = pack_rows(&footer.entries);
     let pack = NewPack {
         key,
@@ -87,7 +90,12 @@ async fn adopt(resources: &Resources, key: Uuid) -> ApiResult<bool> {
         size,
         chunks: &chunks,
     };
-    tx.insert_pack(&pack, resources.clock.now()).await?;
+    // Whoever removes a pack removes its object before its row. So if there is no row but this one and the object is
+    // still there, it was never recorded before.
+    let recorded = tx.insert_pack(&pack, resources.clock.now()).await?.is_some();
+    if !recorded || !resources.blob.has_pack(key).await? {
+        return Ok(false);
+    }
     tx.commit().await?;
     Ok(true)
 }

@@ -83,7 +83,7 @@ statements! {
         " AND (app.created_at, app.id) < ($4, $5) ORDER BY app.created_at DESC, app.id DESC LIMIT $6 OFFSET $7");
     COUNT = concat!("SELECT COUNT(*) ", visible_apps!());
     UPDATE = "UPDATE app SET description = $2, state = $3 WHERE id = $1 AND state <> 'deleted'";
-    DELETE = "UPDATE app SET state = 'deleted', deleted_at = $2 WHERE id = $1";
+    DELETE = "UPDATE app SET state = 'deleted', deleted_at = $2 WHERE id = $1 AND state <> 'deleted'";
     LOCK_POSTGRES = "SELECT id FROM app WHERE id = $1 FOR NO KEY UPDATE";
     NEXT_SEQUENCE = "UPDATE app SET event_seq = event_seq + 1 WHERE id = $1 RETURNING event_seq";
 }
@@ -144,7 +144,7 @@ impl Tx {
         execute!(self, UPDATE, id, description, state.as_str()).map(drop)
     }
 
-    /// Tombstones an app.
+    /// Tombstones an app, for good: from its time on its versions can be collected.
     pub async fn delete_app(&mut self, id: AppId, now: DateTime<Utc>) -> Result<(), StoreError> {
         execute!(self, DELETE, id, now).map(drop)
     }

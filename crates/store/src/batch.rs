@@ -7,9 +7,9 @@ use kkartifact_model::api::version::Version;
 use kkartifact_model::{AppName, ChannelName, ProjectName};
 
 use crate::error::StoreError;
-use crate::id::{AppId, JobId, ProjectId};
+use crate::id::{AppId, JobId, PrincipalId, ProjectId};
 use crate::role_binding::list;
-use crate::tx::{Tx, fetch_all, fetch_one, statements};
+use crate::tx::{Tx, execute, fetch_all, fetch_one, statements};
 use crate::version::{VersionRow, version_columns, version_names};
 use crate::version_label::{LabelFilter, labelled};
 
@@ -104,6 +104,18 @@ statements! {
         FROM batch_result r LEFT JOIN app a ON a.id = r.app_id LEFT JOIN project p ON p.id = a.project_id
         WHERE r.job_id = $1 AND r.ordinal > $2 ORDER BY r.ordinal LIMIT $3";
     COUNT = "SELECT COUNT(*) FROM batch_result WHERE job_id = $1";
+    LOCK_POSTGRES = "SELECT id FROM principal WHERE id = $1 FOR NO KEY UPDATE";
+    QUERIES = "SELECT COUNT(*) FROM job WHERE state IN ('queued', 'running') AND kind = 'query_versions' AND lane = $1";
+    // SQLite numbers changes from the greatest one there is: its row stays.
+    FORGET = "DELETE FROM job WHERE state NOT IN ('queued', 'running') AND id IN (SELECT MIN(o.id) FROM (
+        SELECT j.id FROM job j WHERE j.state IN ('succeeded', 'failed', 'dead', 'cancelled')
+            AND j.kind = 'query_versions' AND j.lane = $1 AND j.change < (SELECT MAX(change) FROM job)
+        ORDER BY j.id DESC LIMIT 1000 OFFSET $2) o)";
+}
+
+/// The lane of the batch queries that somebody asks: they are found by it, and don't take all the workers.
+pub fn batch_lane(principal: PrincipalId) -> String {
+    principal.0.to_string()
 }
 
 // Pairs as one parameter: PostgreSQL's JSON functions have other names.
@@ -233,5 +245,25 @@ impl Tx {
     pub async fn count_batch_lines(&mut self, job: JobId) -> Result<u64, StoreError> {
         let (count,) = fetch_one!(self, (i64,), COUNT, job)?;
         Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// How many batch queries of a principal are queued or running. Holds off others who ask the same until the
+    /// transaction ends, so that each counts what the one before has queued.
+    pub async fn count_batch_queries(&mut self, principal: PrincipalId) -> Result<u64, StoreError> {
+        if matches!(self, Self::Postgres(_)) {
+            execute!(self, LOCK_POSTGRES, principal)?;
+        }
+        let (count,) = fetch_one!(self, (i64,), QUERIES, batch_lane(principal))?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// Removes the oldest batch query of a principal that is over, with its answer, if there are more than `keep` of
+    /// them; whether it did. One at a time waits for nobody in a circle.
+    pub async fn forget_batch_query(
+        &mut self,
+        principal: PrincipalId,
+        keep: u32,
+    ) -> Result<bool, StoreError> {
+        execute!(self, FORGET, batch_lane(principal), i64::from(keep)).map(|rows| rows == 1)
     }
 }

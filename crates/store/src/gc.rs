@@ -15,7 +15,7 @@ use crate::error::StoreError;
 use crate::id::{AppId, PackId, VersionId};
 use crate::tx::{Tx, execute, fetch_all, fetch_one, fetch_optional, statements};
 
-/// A deleted version whose time is over.
+/// A version whose time is over.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct PurgeableVersion {
     /// Row id.
@@ -24,7 +24,7 @@ pub struct PurgeableVersion {
     pub app_id: AppId,
     /// Its name.
     pub name: String,
-    /// When it was deleted.
+    /// When it was deleted, or the app or project that it is in.
     pub deleted_at: DateTime<Utc>,
 }
 
@@ -59,19 +59,32 @@ pub struct ClaimedPack {
     pub id: PackId,
     /// Its name in storage.
     pub key: Uuid,
+    /// Bytes of the object.
+    #[sqlx(try_from = "i64")]
+    pub size: u64,
     /// Whether a version needs it all the same: a fault, and a reason to leave it alone.
     pub needed: bool,
 }
 
 statements! {
     PURGEABLE = "SELECT id, app_id, name, deleted_at FROM version
-        WHERE state = 'deleted' AND deleted_at <= $1 AND NOT legal_hold AND (deleted_at, id) > ($2, $3)
+        WHERE state = 'deleted' AND NOT archived AND deleted_at <= $1 AND NOT legal_hold
+            AND (deleted_at, id) > ($2, $3)
         ORDER BY deleted_at, id LIMIT $4";
+    // Whatever their state, and whatever points to them: nobody can ask for them any more.
+    OF_DELETED_APPS = "SELECT v.id, v.app_id, v.name, COALESCE(a.deleted_at, p.deleted_at) AS deleted_at
+        FROM app a JOIN project p ON p.id = a.project_id JOIN version v ON v.app_id = a.id
+        WHERE (a.deleted_at <= $1 OR p.deleted_at <= $1) AND v.state <> 'purged' AND NOT v.legal_hold
+            AND (v.app_id, v.id) > ($2, $3)
+        ORDER BY v.app_id, v.id LIMIT $4";
     COUNT_PACKS = "SELECT COUNT(*) FROM version_pack WHERE version_id = $1";
     LOCK_PACKS_POSTGRES = "SELECT id FROM pack WHERE id IN (SELECT pack_id FROM version_pack WHERE version_id = $1)
         ORDER BY id FOR NO KEY UPDATE SKIP LOCKED";
-    PURGE = "UPDATE version SET state = 'purged', revision = revision + 1
-        WHERE id = $1 AND state = 'deleted' AND deleted_at <= $2 AND NOT legal_hold";
+    PURGE = "UPDATE version SET state = 'purged', archived = FALSE, revision = revision + 1
+        WHERE id = $1 AND state <> 'purged' AND NOT legal_hold
+            AND ((state = 'deleted' AND NOT archived AND deleted_at <= $2)
+                OR EXISTS (SELECT 1 FROM app a JOIN project p ON p.id = a.project_id
+                    WHERE a.id = version.app_id AND (a.deleted_at <= $2 OR p.deleted_at <= $2)))";
     FORGET_LIVE_BYTES = "UPDATE pack SET live_bytes = NULL
         WHERE id IN (SELECT pack_id FROM version_pack WHERE version_id = $1)";
     RELEASE = "DELETE FROM version_pack WHERE version_id = $1";
@@ -84,7 +97,7 @@ statements! {
         EXISTS (SELECT 1 FROM upload_pack WHERE pack_id = $1)";
     CLAIM = "UPDATE pack SET state = 'claimed', claimed_at = $2, live_bytes = NULL WHERE id = $1";
     FORGET_CHUNKS = "DELETE FROM chunk WHERE pack_id = $1";
-    CLAIMED = "SELECT p.id, p.key, EXISTS (SELECT 1 FROM version_pack n WHERE n.pack_id = p.id) AS needed
+    CLAIMED = "SELECT p.id, p.key, p.size, EXISTS (SELECT 1 FROM version_pack n WHERE n.pack_id = p.id) AS needed
         FROM pack p WHERE p.state = 'claimed' AND p.claimed_at <= $1 AND p.id > $2 ORDER BY p.id LIMIT $3";
     // A pin that came after the claim holds nothing.
     UNPIN = "DELETE FROM upload_pack WHERE pack_id IN (SELECT id FROM pack WHERE id = $1 AND state = 'claimed')";
@@ -93,7 +106,7 @@ statements! {
 
 impl Tx {
     /// Versions that were deleted until `cutoff` and are not held, in the order in which they were deleted, behind
-    /// a place in it.
+    /// a place in it. Not those that are archived.
     pub async fn purgeable_versions(
         &mut self,
         cutoff: DateTime<Utc>,
@@ -103,8 +116,19 @@ impl Tx {
         fetch_all!(self, PurgeableVersion, PURGEABLE, cutoff, after.0, after.1, i64::from(limit))
     }
 
-    /// Lets a version that was deleted until `cutoff` go of its chunks. The transaction has locked the app; the
-    /// version's marker is the caller's to queue.
+    /// Versions of apps that were deleted until `cutoff`, or whose project was, by app and id, behind a place in that
+    /// order. In whatever state, but not those that are held.
+    pub async fn versions_of_deleted_apps(
+        &mut self,
+        cutoff: DateTime<Utc>,
+        after: (AppId, VersionId),
+        limit: u32,
+    ) -> Result<Vec<PurgeableVersion>, StoreError> {
+        fetch_all!(self, PurgeableVersion, OF_DELETED_APPS, cutoff, after.0, after.1, i64::from(limit))
+    }
+
+    /// Lets a version that was deleted until `cutoff`, by itself or with its app or project, go of its chunks. The
+    /// transaction has locked the app; the version's marker is the caller's to queue.
     pub async fn purge_version(&mut self, id: VersionId, cutoff: DateTime<Utc>) -> Result<Purge, StoreError> {
         // The packs' rows are changed below, and that is nothing to wait for.
         if matches!(self, Self::Postgres(_)) {

@@ -1,15 +1,16 @@
 //! What is over and old: rows that nothing needs any more, removed a batch at a time.
 
 use chrono::{DateTime, Utc};
+use kkartifact_model::api::job::JobState;
 
 use crate::error::StoreError;
 use crate::tx::{Tx, execute, statements};
 
 statements! {
+    // One state at a time, in the order of the index: what came to nothing is kept for longer, and is not passed over.
     // SQLite numbers changes from the greatest one there is: its row stays. Who is queued again meanwhile does too.
     JOBS = "DELETE FROM job WHERE state NOT IN ('queued', 'running') AND id IN (
-        SELECT j.id FROM job j WHERE j.finished_at < $1
-            AND (j.state IN ('succeeded', 'cancelled') OR j.finished_at < $2)
+        SELECT j.id FROM job j WHERE j.state = $1 AND j.finished_at < $2
             AND (j.kind = 'query_versions') = $3 AND j.change < (SELECT MAX(change) FROM job)
         ORDER BY j.finished_at LIMIT $4)";
     EVENTS = "DELETE FROM event WHERE id IN (
@@ -34,7 +35,17 @@ pub struct OldJobs {
 impl Tx {
     /// Removes old jobs with their logs, at most `limit`; how many.
     pub async fn delete_old_jobs(&mut self, old: OldJobs, limit: u32) -> Result<u64, StoreError> {
-        execute!(self, JOBS, old.done_before, old.failed_before, old.queries, i64::from(limit))
+        let (mut gone, limit) = (0, u64::from(limit));
+        for (state, before) in [
+            (JobState::Succeeded, old.done_before),
+            (JobState::Cancelled, old.done_before),
+            (JobState::Failed, old.failed_before),
+            (JobState::Dead, old.failed_before),
+        ] {
+            let left = i64::try_from(limit.saturating_sub(gone)).unwrap_or(0);
+            gone += execute!(self, JOBS, state.as_str(), before, old.queries, left)?;
+        }
+        Ok(gone)
     }
 
     /// Removes events that are older and that no delivery tells of, at most `limit`; how many.

@@ -140,6 +140,7 @@ macro_rules! lanes {
             FROM lanes l WHERE l.lane IS NOT NULL) "
     };
 }
+pub(crate) use lanes;
 
 // With each priority by itself the index says at once where what is due ends, however much waits for its time.
 macro_rules! due_in_lane {

@@ -1,7 +1,7 @@
-//! Jobs as people see them: lists, one with its log, counts, and what has changed since.
+//! Jobs as people see them: lists, one with its log, and what has changed since.
 
 use chrono::{DateTime, Utc};
-use kkartifact_model::api::job::{JobCounts, JobDetail, JobInfo, JobLogLine, JobPage, JobState};
+use kkartifact_model::api::job::{JobDetail, JobInfo, JobLogLine, JobPage, JobState};
 use kkartifact_model::{AppName, ProjectName};
 use serde_json::Value;
 use sqlx::types::Json;
@@ -159,6 +159,7 @@ macro_rules! visible {
                     OR j.app_id IN (SELECT CAST(value AS BIGINT) FROM json_each($6)))))"
     };
 }
+pub(crate) use visible;
 
 macro_rules! changes {
     ($complete:literal) => {
@@ -179,7 +180,6 @@ statements! {
         AND (CAST($8 AS TEXT) IS NULL OR j.kind = $8) AND (CAST($9 AS TEXT) IS NULL OR j.state = $9)
         AND (CAST($10 AS TEXT) IS NULL OR p.name = $10) AND (CAST($11 AS TEXT) IS NULL OR a.name = $11)
         ORDER BY j.id DESC LIMIT $12");
-    COUNT = concat!("SELECT j.state, COUNT(*) FROM job j WHERE ", visible!(), " GROUP BY j.state");
     LOG = "SELECT attempt, at, line FROM (SELECT id, attempt, at, line FROM job_log WHERE job_id = $1
         ORDER BY id DESC LIMIT $2) newest ORDER BY id";
     CHANGES = changes!("");
@@ -188,29 +188,10 @@ statements! {
         changes!(" AND j.change < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)");
     LAST_CHANGE = "SELECT COALESCE(MAX(change), 0) FROM job";
     LAST_CHANGE_POSTGRES = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) - 1";
-    OPEN = "SELECT state, COUNT(*) FROM job WHERE state IN ('queued', 'running', 'failed', 'dead') GROUP BY state";
-    WAITING = "SELECT kind, COUNT(*), MIN(run_at) FROM job WHERE state = 'queued' AND run_at <= $1 GROUP BY kind";
 }
 
 /// How many lines of a job's log are shown.
 const LINES: i64 = 500;
-
-fn counted(rows: Vec<(String, i64)>) -> JobCounts {
-    let mut counts = JobCounts::default();
-    for (state, count) in rows {
-        let place = match state.parse() {
-            Ok(JobState::Queued) => &mut counts.queued,
-            Ok(JobState::Running) => &mut counts.running,
-            Ok(JobState::Succeeded) => &mut counts.succeeded,
-            Ok(JobState::Failed) => &mut counts.failed,
-            Ok(JobState::Dead) => &mut counts.dead,
-            Ok(JobState::Cancelled) => &mut counts.cancelled,
-            Err(_) => continue,
-        };
-        *place = u64::try_from(count).unwrap_or(0);
-    }
-    counts
-}
 
 impl Tx {
     /// A job.
@@ -255,28 +236,6 @@ impl Tx {
         Ok(JobPage { items, limit, has_more, next_cursor })
     }
 
-    /// How many jobs within a reach are in which state.
-    pub async fn count_jobs(&mut self, reach: &JobReach) -> Result<JobCounts, StoreError> {
-        let JobReach { admin, view } = reach;
-        let rows = fetch_all!(
-            self,
-            (String, i64),
-            COUNT,
-            admin.everything,
-            list(&admin.projects),
-            list(&admin.apps),
-            view.everything,
-            list(&view.projects),
-            list(&view.apps)
-        )?;
-        Ok(counted(rows))
-    }
-
-    /// How many jobs are in the states that somebody may have to do something about.
-    pub async fn count_open_jobs(&mut self) -> Result<JobCounts, StoreError> {
-        Ok(counted(fetch_all!(self, (String, i64), OPEN)?))
-    }
-
     /// The jobs within a reach that have changed behind a place, in the order of commits. Of several changes of one
     /// job only the last is there.
     pub async fn job_changes(
@@ -314,13 +273,5 @@ impl Tx {
         };
         let (change,) = fetch_one!(self, (i64,), sql)?;
         Ok(ChangePlace { change, id: i64::MAX })
-    }
-
-    /// By kind: how many jobs are due, and since when the oldest is.
-    pub async fn waiting_jobs(
-        &mut self,
-        now: DateTime<Utc>,
-    ) -> Result<Vec<(String, i64, DateTime<Utc>)>, StoreError> {
-        fetch_all!(self, (String, i64, DateTime<Utc>), WAITING, now)
     }
 }

@@ -22,7 +22,9 @@ mod host;
 mod id;
 mod job;
 mod job_attempt;
+mod job_count;
 mod job_view;
+mod legal_hold;
 mod live_bytes;
 mod pack;
 mod page;
@@ -50,7 +52,7 @@ mod webhook_delivery;
 pub use app::AppRow;
 pub use audit::{Actor, AuditFilter, AuditKey, AuditRow, NewAudit, Outcome};
 pub use audit_seal::{SealRow, StartRow};
-pub use batch::{BatchLineRow, NewBatchLine, OpenBatchLine};
+pub use batch::{BatchLineRow, NewBatchLine, OpenBatchLine, batch_lane};
 pub use channel::ChannelRow;
 pub use chunk::{ChunkLocation, NewChunk};
 pub use chunk_set::ChunkSet;
@@ -67,6 +69,7 @@ pub use id::{
 pub use job::{DueJob, JobRow, NewJob, Priority};
 pub use job_attempt::{Beat, Ending};
 pub use job_view::{ChangePlace, JobFilter, JobReach, JobViewRow};
+pub use legal_hold::HeldVersions;
 pub use live_bytes::{CompactablePack, DeadPlace, StoredBytes};
 pub use pack::{NewPack, PackRow, VersionPack};
 pub use page::{Cursor, PageQuery};
@@ -74,7 +77,7 @@ pub use principal::{PrincipalRow, kind};
 pub use project::ProjectRow;
 pub use retention::{ExpendablePlace, ExpendableRow, RetentionRule};
 pub use role_binding::{BindingRow, BindingSubject, Reach, RoleBindingRow};
-pub use schedule::ScheduleRow;
+pub use schedule::{ScheduleRow, Timing};
 pub use service_account::ServiceAccountRow;
 pub use session::SessionRow;
 pub use signing_key::SigningKeyRow;
@@ -108,7 +111,9 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         ("host", host::STATEMENTS),
         ("job", job::STATEMENTS),
         ("job_attempt", job_attempt::STATEMENTS),
+        ("job_count", job_count::STATEMENTS),
         ("job_view", job_view::STATEMENTS),
+        ("legal_hold", legal_hold::STATEMENTS),
         ("live_bytes", live_bytes::STATEMENTS),
         ("pack", pack::STATEMENTS),
         ("principal", principal::STATEMENTS),

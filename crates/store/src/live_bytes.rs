@@ -32,6 +32,9 @@ pub struct CompactablePack {
     pub chunk_count: u32,
     /// Thousandths of the object that nothing needs.
     pub dead: i64,
+    /// How many versions need something of it: so many rows are rewritten when it is compacted.
+    #[sqlx(try_from = "i64")]
+    pub versions: u64,
 }
 
 /// A place among the packs with dead bytes, of which those with the largest part of them come first.
@@ -92,6 +95,18 @@ macro_rules! columns {
     };
 }
 
+// Versions are counted for those packs only that are given out, and not for all that were looked at.
+macro_rules! with_versions {
+    ($order:literal, $($packs:tt)*) => {
+        concat!(
+            "SELECT w.*, (SELECT COUNT(*) FROM version_pack n WHERE n.pack_id = w.id) AS versions FROM (",
+            $($packs)*,
+            ") w ORDER BY ",
+            $order
+        )
+    };
+}
+
 statements! {
     UNCOUNTED = "SELECT p.id, p.key, p.size FROM pack p WHERE p.state = 'live' AND p.live_bytes IS NULL AND p.id > $1
             AND EXISTS (SELECT 1 FROM version_pack n WHERE n.pack_id = p.id)
@@ -102,11 +117,12 @@ statements! {
     STORED = "SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT),
             CAST(COALESCE(SUM(size - COALESCE(live_bytes, size)), 0) AS BIGINT)
         FROM pack WHERE state = 'live'";
-    WORST = concat!(columns!(), at_rest!(), "AND ", dead!(), " >= $2 AND (", dead!(), " < $3 OR (", dead!(), " = $3
-        AND p.id > $4)) ORDER BY ", dead!(), " DESC, p.id LIMIT $5");
+    WORST = with_versions!("w.dead DESC, w.id", columns!(), at_rest!(), "AND ", dead!(), " >= $2
+        AND (", dead!(), " < $3 OR (", dead!(), " = $3 AND p.id > $4)) ORDER BY ", dead!(), " DESC, p.id LIMIT $5");
     SMALL_APPS = concat!("SELECT p.app_id ", at_rest!(), "AND p.size < $2 AND p.app_id > $3
         GROUP BY p.app_id HAVING COUNT(*) >= $4 ORDER BY p.app_id LIMIT $5");
-    SMALL = concat!(columns!(), at_rest!(), "AND p.size < $2 AND p.app_id = $3 AND p.id > $4 ORDER BY p.id LIMIT $5");
+    SMALL = with_versions!("w.id", columns!(), at_rest!(), "AND p.size < $2 AND p.app_id = $3 AND p.id > $4
+        ORDER BY p.id LIMIT $5");
 }
 
 impl Tx {

@@ -53,6 +53,7 @@ statements! {
     INSERT = "INSERT INTO pack (key, element_id, project_id, app_id, size, chunk_count, state, created_at)
         VALUES ($1, $2, $3, $4, $5, $6, 'live', $7) ON CONFLICT (key) DO NOTHING RETURNING id";
     FIND = "SELECT id, key, size FROM pack WHERE key = $1";
+    FIND_LIVE = "SELECT id FROM pack WHERE key = $1 AND state = 'live'";
     LIST = "SELECT id, key, size FROM pack WHERE id > $1 ORDER BY id LIMIT $2";
     ADD_TO_VERSION = "INSERT INTO version_pack (version_id, pack_id, chunks) VALUES ($1, $2, $3)
         ON CONFLICT (version_id, pack_id) DO UPDATE SET chunks = EXCLUDED.chunks";
@@ -69,8 +70,16 @@ impl Tx {
         Ok(id)
     }
 
-    /// Records a durable pack and where its chunks are. Recording it twice changes nothing.
-    pub async fn insert_pack(&mut self, new: &NewPack<'_>, now: DateTime<Utc>) -> Result<PackId, StoreError> {
+    /// Records a durable pack and where its chunks are. Recording it twice changes nothing. `None` if somebody has
+    /// recorded it before and it is claimed since, or about to be gone.
+    ///
+    /// A new row does not say that the object is still there: it may have been recorded before, claimed, and removed
+    /// with that row. Once the row is this transaction's nobody else removes it, so a look at the object tells.
+    pub async fn insert_pack(
+        &mut self,
+        new: &NewPack<'_>,
+        now: DateTime<Utc>,
+    ) -> Result<Option<PackId>, StoreError> {
         let size = i64::try_from(new.size).unwrap_or(i64::MAX);
         let count = i32::try_from(new.chunks.len()).unwrap_or(i32::MAX);
         let inserted = fetch_optional!(
@@ -86,11 +95,11 @@ impl Tx {
             now
         )?;
         let Some((id,)) = inserted else {
-            let (id, _, _) = fetch_one!(self, (PackId, Uuid, i64), FIND, new.key)?;
-            return Ok(id);
+            let found = fetch_optional!(self, (PackId,), FIND_LIVE, new.key)?;
+            return Ok(found.map(|(id,)| id));
         };
         self.insert_chunks(new.app, id, new.chunks).await?;
-        Ok(id)
+        Ok(Some(id))
     }
 
     /// The pack of this name.

@@ -50,7 +50,7 @@ statements! {
         " AND (created_at, id) < ($3, $4) ORDER BY created_at DESC, id DESC LIMIT $5 OFFSET $6");
     COUNT = concat!("SELECT COUNT(*) ", visible_projects!());
     UPDATE = "UPDATE project SET description = $2, state = $3 WHERE id = $1 AND state <> 'deleted'";
-    DELETE = "UPDATE project SET state = 'deleted', deleted_at = $2 WHERE id = $1";
+    DELETE = "UPDATE project SET state = 'deleted', deleted_at = $2 WHERE id = $1 AND state <> 'deleted'";
 }
 
 impl Tx {
@@ -93,8 +93,9 @@ impl Tx {
         execute!(self, UPDATE, id, description, state.as_str()).map(drop)
     }
 
-    /// Tombstones a project.
-    pub async fn delete_project(&mut self, id: ProjectId, now: DateTime<Utc>) -> Result<(), StoreError> {
-        execute!(self, DELETE, id, now).map(drop)
+    /// Tombstones a project, for good; false if it is deleted already. Until the transaction ends, nobody puts a version
+    /// of it under legal hold ([`Tx::keep_project`]).
+    pub async fn delete_project(&mut self, id: ProjectId, now: DateTime<Utc>) -> Result<bool, StoreError> {
+        execute!(self, DELETE, id, now).map(|rows| rows == 1)
     }
 }

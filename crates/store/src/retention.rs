@@ -236,7 +236,9 @@ mod tests {
 
     #[test]
     fn an_hour_and_the_days_of_the_setting_protect_what_is_young() {
-        let rule = |keep, keep_days| RetentionRule::of(&Retention { keep, keep_days }, now());
+        let rule = |keep, keep_days| {
+            RetentionRule::of(&Retention { keep, keep_days, ..Retention::default() }, now())
+        };
         assert_eq!(rule(None, 3), None);
         assert_eq!(rule(Some(2), 0).unwrap().before, now() - TimeDelta::hours(1));
         assert_eq!(rule(Some(2), 3).unwrap().before, now() - TimeDelta::days(3));

@@ -23,14 +23,27 @@ pub struct ScheduleRow {
     pub last_job_id: Option<i64>,
 }
 
+/// When a schedule happens.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing<'a> {
+    /// When.
+    pub cron: &'a str,
+    /// In which time zone.
+    pub time_zone: &'a str,
+    /// Whether it happens at all.
+    pub enabled: bool,
+}
+
 statements! {
-    // What was changed by hand stays as it is.
+    // What was due while it was off is not caught up.
     PUT = "INSERT INTO schedule (name, cron, time_zone, enabled, last_tick, updated_at)
-        VALUES ($1, $2, $3, TRUE, $4, $4)
+        VALUES ($1, $2, $3, $4, $6, $6)
         ON CONFLICT (name) DO UPDATE SET cron = EXCLUDED.cron, time_zone = EXCLUDED.time_zone,
-            updated_at = EXCLUDED.updated_at
-        WHERE NOT schedule.changed
-            AND (schedule.cron <> EXCLUDED.cron OR schedule.time_zone <> EXCLUDED.time_zone)";
+            enabled = EXCLUDED.enabled, changed = FALSE, updated_at = EXCLUDED.updated_at,
+            last_tick = CASE WHEN schedule.enabled THEN schedule.last_tick ELSE EXCLUDED.last_tick END
+        WHERE ($5 OR NOT schedule.changed)
+            AND (schedule.cron <> EXCLUDED.cron OR schedule.time_zone <> EXCLUDED.time_zone
+                OR schedule.enabled <> EXCLUDED.enabled)";
     LIST = "SELECT name, cron, time_zone, enabled, last_tick, last_job_id FROM schedule ORDER BY name";
     FIND = "SELECT name, cron, time_zone, enabled, last_tick, last_job_id FROM schedule WHERE name = $1";
     CHANGE = "UPDATE schedule SET cron = $2, time_zone = $3, enabled = $4, last_tick = $5, changed = TRUE,
@@ -44,15 +57,17 @@ statements! {
 }
 
 impl Tx {
-    /// Makes a schedule unless it is there, and gives it new defaults unless it was changed by hand.
+    /// Makes a schedule, or sets it to happen like this: one that was changed by hand only if it is `declared`. False
+    /// if it was so already, or stays as it is.
     pub async fn put_schedule(
         &mut self,
         name: &str,
-        cron: &str,
-        time_zone: &str,
+        timing: Timing<'_>,
+        declared: bool,
         now: DateTime<Utc>,
-    ) -> Result<(), StoreError> {
-        execute!(self, PUT, name, cron, time_zone, now).map(drop)
+    ) -> Result<bool, StoreError> {
+        let Timing { cron, time_zone, enabled } = timing;
+        execute!(self, PUT, name, cron, time_zone, enabled, declared, now).map(|rows| rows == 1)
     }
 
     /// All schedules by name; they are a handful.

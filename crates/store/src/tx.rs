@@ -1,5 +1,7 @@
 //! A transaction on either database, and the macros that run one statement text on both.
 
+use chrono::{DateTime, Utc};
+
 use crate::error::StoreError;
 
 /// A transaction. Dropped without [`Tx::commit`], it never happened.
@@ -24,6 +26,18 @@ impl Tx {
     /// Asks the database for a sign of life.
     pub async fn ping(&mut self) -> Result<(), StoreError> {
         execute!(self, "SELECT 1").map(drop)
+    }
+
+    /// What the database's clock says; `None` if that is the clock of this host.
+    pub async fn clock(&mut self) -> Result<Option<DateTime<Utc>>, StoreError> {
+        match self {
+            Self::Sqlite(_) => Ok(None),
+            Self::Postgres(tx) => {
+                let ask = sqlx::query_as::<_, (DateTime<Utc>,)>("SELECT clock_timestamp()");
+                let (now,) = ask.fetch_one(&mut **tx).await?;
+                Ok(Some(now))
+            }
+        }
     }
 }
 

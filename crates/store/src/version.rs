@@ -137,12 +137,15 @@ pub struct NewVersion {
     pub created_by_name: String,
 }
 
-// The columns of a row, of a version `v` that has the names of its app `a` and project `p`.
+// The columns of a row, of a version `v` that has the names of its app `a` and project `p`. What is archived has the
+// state of a deleted one in the table, so that what must leave those alone leaves it alone too.
 macro_rules! version_columns {
     () => {
-        "v.id, v.app_id, p.name AS project, a.name AS app, v.name, v.state, v.revision, v.tree_digest,
-            v.manifest_digest, v.manifest_root, v.meta_digest, v.entry_count, v.file_count, v.bytes, v.git_commit,
-            v.build_time, v.builder, v.created_at, v.created_by_name, v.deleted_at, v.notes, v.pinned, v.legal_hold "
+        "v.id, v.app_id, p.name AS project, a.name AS app, v.name,
+            CASE WHEN v.state = 'deleted' AND v.archived THEN 'archived' ELSE v.state END AS state,
+            v.revision, v.tree_digest, v.manifest_digest, v.manifest_root, v.meta_digest, v.entry_count, v.file_count,
+            v.bytes, v.git_commit, v.build_time, v.builder, v.created_at, v.created_by_name, v.deleted_at, v.notes,
+            v.pinned, v.legal_hold "
     };
 }
 macro_rules! version_names {
@@ -169,14 +172,19 @@ statements! {
         WHERE c.app_id = $1 AND c.name = $2");
     FIND_LATEST = concat!(columns!(), "WHERE v.app_id = $1 AND v.state = 'published'
         ORDER BY v.created_at DESC, v.id DESC LIMIT 1");
-    SET_STATE = "UPDATE version SET state = $2, deleted_at = $3, revision = revision + 1, quarantined = $4
+    SET_STATE = "UPDATE version SET state = $2, archived = FALSE, deleted_at = $3, revision = revision + 1,
+            quarantined = $4
         WHERE id = $1";
-    DELETE = "UPDATE version SET state = 'deleted', deleted_at = $2, revision = revision + 1 WHERE id = $1";
+    DELETE = "UPDATE version SET state = 'deleted', archived = FALSE, deleted_at = $2, revision = revision + 1
+        WHERE id = $1";
+    // No time from which on its bytes may go.
+    ARCHIVE = "UPDATE version SET state = 'deleted', archived = TRUE, deleted_at = NULL, revision = revision + 1
+        WHERE id = $1";
     RESTORE = "UPDATE version SET state = CASE WHEN quarantined THEN 'quarantined' ELSE 'published' END,
-            deleted_at = NULL, revision = revision + 1, restored_at = $2
+            archived = FALSE, deleted_at = NULL, revision = revision + 1, restored_at = $2
         WHERE id = $1";
     REVIVE = "UPDATE version SET state = CASE WHEN quarantined THEN 'quarantined' ELSE 'published' END,
-            deleted_at = NULL, revision = revision + 1, restored_at = $5,
+            archived = FALSE, deleted_at = NULL, revision = revision + 1, restored_at = $5,
             manifest_digest = $2, manifest_root = $3, meta_digest = $4 WHERE id = $1";
 }
 
@@ -241,7 +249,12 @@ impl Tx {
         execute!(self, DELETE, id, now).map(drop)
     }
 
-    /// Brings a tombstoned version back, to what it was.
+    /// Archives a version.
+    pub async fn archive_version(&mut self, id: VersionId) -> Result<(), StoreError> {
+        execute!(self, ARCHIVE, id).map(drop)
+    }
+
+    /// Brings a tombstoned or archived version back, to what it was.
     pub async fn restore_version(&mut self, id: VersionId, now: DateTime<Utc>) -> Result<(), StoreError> {
         execute!(self, RESTORE, id, now).map(drop)
     }

@@ -18,7 +18,7 @@ use crate::version_label::{LabelFilter, labelled};
 /// Which versions of an app a list has.
 #[derive(Debug, Clone, Default)]
 pub struct VersionFilter {
-    /// Deleted ones instead of those that are there.
+    /// Deleted and archived ones instead of those that are there.
     pub deleted: bool,
     /// Only those built from this commit.
     pub git_commit: Option<String>,

@@ -22,7 +22,7 @@ pub struct WebhookRow {
     pub id: Uuid,
     /// What people call it.
     pub name: String,
-    /// Where events are posted to.
+    /// Where events are posted to, as far as it is shown.
     pub url: String,
     /// What the receiver gets.
     #[sqlx(try_from = "String")]
@@ -30,7 +30,7 @@ pub struct WebhookRow {
     /// Kinds of events, or `*`.
     #[sqlx(json)]
     pub events: Vec<String>,
-    /// Headers that are sent along, encrypted.
+    /// Headers that are sent along, and the URL if not all of it is shown, encrypted.
     pub headers: Option<Vec<u8>>,
     /// What signs, encrypted.
     pub secrets: Option<Vec<u8>>,
@@ -69,13 +69,13 @@ impl WebhookRow {
 pub struct NewWebhookRow<'a> {
     /// What people call it.
     pub name: &'a str,
-    /// Where events are posted to.
+    /// Where events are posted to, as far as it is shown.
     pub url: &'a str,
     /// What the receiver gets.
     pub format: WebhookFormat,
     /// Kinds of events, or `*`.
     pub events: &'a [String],
-    /// Headers that are sent along, encrypted.
+    /// Headers that are sent along, and the URL if not all of it is shown, encrypted.
     pub headers: Option<&'a [u8]>,
     /// What signs, encrypted.
     pub secrets: Option<&'a [u8]>,

@@ -6,6 +6,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::error::StoreError;
+use crate::role_binding::list;
 use crate::tx::{Tx, execute, fetch_all, fetch_optional, statements};
 use crate::webhook_delivery::DeliveryRow;
 
@@ -40,12 +41,12 @@ pub struct DueDelivery {
     pub webhook_id: Uuid,
     /// What people call the webhook.
     pub webhook: String,
-    /// Where events are posted to.
+    /// Where events are posted to, as far as it is shown.
     pub url: String,
     /// What the receiver gets.
     #[sqlx(try_from = "String")]
     pub format: WebhookFormat,
-    /// Headers that are sent along, encrypted.
+    /// Headers that are sent along, and the URL if not all of it is shown, encrypted.
     pub headers: Option<Vec<u8>>,
     /// What signs, encrypted.
     pub secrets: Option<Vec<u8>>,
@@ -68,7 +69,7 @@ pub struct DeliveryAttemptRow {
     pub at: DateTime<Utc>,
     /// How long it took, in milliseconds.
     pub latency_ms: i64,
-    /// Where to.
+    /// Where to, as far as it is shown.
     pub url: String,
     /// The body that was sent.
     pub request: String,
@@ -78,6 +79,8 @@ pub struct DeliveryAttemptRow {
     pub response: Option<String>,
     /// Why it came to nothing.
     pub error: Option<String>,
+    /// It came to nothing because of us: that says nothing of the receiver.
+    pub ours: bool,
 }
 
 #[derive(sqlx::FromRow)]
@@ -127,11 +130,14 @@ statements! {
             error)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     FAILING = failing!("$1");
-    // Whoever has the row in hand says the same of it: nobody waits, neither in line nor in a circle.
+    // Where somebody else has the row in hand nothing is said of it, so that nobody waits, neither in line nor in a
+    // circle. The next failure says the same; a success is said again after the commit.
     FAILING_POSTGRES = failing!("(SELECT seq FROM webhook WHERE seq = $1 FOR NO KEY UPDATE SKIP LOCKED)");
     WORKING = working!("$1");
     WORKING_POSTGRES = working!("(SELECT seq FROM webhook WHERE seq = $1 AND failures > 0
         FOR NO KEY UPDATE SKIP LOCKED)");
+    SAID_TO_FAIL = "SELECT seq FROM webhook WHERE failures > 0
+        AND seq IN (SELECT CAST(value AS BIGINT) FROM json_each($1)) ORDER BY seq";
 }
 
 impl Tx {
@@ -160,7 +166,8 @@ impl Tx {
         fetch_optional!(self, DueDelivery, DUE, seq)
     }
 
-    /// Records what came of an attempt, and what that says of the webhook. Nothing if the webhook is gone.
+    /// Records what came of an attempt, and what that says of the webhook. Nothing if the webhook is gone. Once it is
+    /// committed that something was delivered, ask for [`Self::failing_webhooks`].
     pub async fn record_delivery_attempt(&mut self, row: &DeliveryAttemptRow) -> Result<(), StoreError> {
         let (delivery, error) = (row.delivery, row.error.as_deref());
         let state = row.state.as_str();
@@ -180,12 +187,27 @@ impl Tx {
             error
         )?;
         let postgres = matches!(self, Self::Postgres(_));
-        if row.state == DeliveryState::Delivered {
+        if row.ours {
+            Ok(())
+        } else if row.state == DeliveryState::Delivered {
             let sql = if postgres { WORKING_POSTGRES } else { WORKING };
             execute!(self, sql, row.webhook).map(drop)
         } else {
             let sql = if postgres { FAILING_POSTGRES } else { FAILING };
             execute!(self, sql, row.webhook, row.at).map(drop)
         }
+    }
+
+    /// Which of these webhooks, by their row numbers, are said to fail. Of those to which something has just been
+    /// delivered [`Self::webhook_works`] takes that back: somebody else had the row in hand, or was about to say so.
+    pub async fn failing_webhooks(&mut self, among: &[i64]) -> Result<Vec<i64>, StoreError> {
+        let rows = fetch_all!(self, (i64,), SAID_TO_FAIL, list(among))?;
+        Ok(rows.into_iter().map(|(seq,)| seq).collect())
+    }
+
+    /// Says of a webhook that it works. Waits for whoever has its row in hand, so it is alone in its transaction: then
+    /// nobody waits for it in turn.
+    pub async fn webhook_works(&mut self, webhook: i64) -> Result<(), StoreError> {
+        execute!(self, WORKING, webhook).map(drop)
     }
 }

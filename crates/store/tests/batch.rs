@@ -2,16 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use kkartifact_model::api::batch::{AppRef, BatchFilter};
 use kkartifact_model::api::channel::MoveAction;
+use kkartifact_model::api::job::JobState;
 use kkartifact_model::api::version::{BuildInfo, Version, VersionState};
 use kkartifact_model::job::Job;
 use kkartifact_model::token::TokenText;
 use kkartifact_model::{ChunkId, ManifestDigest, Permissions, TreeDigest};
 use kkartifact_store::{
-    Actor, AppId, AppRow, AuditKey, LabelFilter, NewBatchLine, NewJob, NewTokenRow, NewVersion, PageQuery,
-    PrincipalId, Tx, VersionFilter, VersionId,
+    Actor, AppId, AppRow, AuditKey, Ending, JobId, LabelFilter, NewBatchLine, NewJob, NewTokenRow,
+    NewVersion, PageQuery, PrincipalId, Tx, VersionFilter, VersionId, batch_lane,
 };
 use kkartifact_testkit::{TestDatabase, on_both_databases};
 
@@ -20,6 +23,8 @@ on_both_databases! {
     apps_are_found_by_their_names_in_the_order_asked,
     the_newest_versions_of_many_apps_are_found_together,
     lines_are_made_once_and_read_in_order,
+    each_query_of_one_is_counted_by_the_next,
+    the_oldest_answer_of_one_is_forgotten,
 }
 
 fn now() -> DateTime<Utc> {
@@ -220,4 +225,72 @@ async fn lines_are_made_once_and_read_in_order(database: TestDatabase) {
     let project = Some(web.project_id);
     assert_eq!(shown, [(0, project, false, "{}"), (1, None, false, refused), (2, project, true, "{}")]);
     assert_eq!(tx.batch_lines(job, 1, 10).await.unwrap().len(), 1);
+}
+
+/// Queues a query of somebody.
+async fn ask(tx: &mut Tx, principal: PrincipalId) -> JobId {
+    let (job, lane) = (Job::QueryVersions(ANY), batch_lane(principal));
+    let new = NewJob { principal: Some(principal), lane: &lane, ..NewJob::new(&job, now()) };
+    tx.insert_job(&new, now()).await.unwrap().unwrap()
+}
+
+async fn each_query_of_one_is_counted_by_the_next(database: TestDatabase) {
+    let database = database.open().await;
+    let mut tx = database.begin().await.unwrap();
+    let principal = token(&mut tx).await;
+    tx.commit().await.unwrap();
+
+    let mut first = database.begin().await.unwrap();
+    assert_eq!(first.count_batch_queries(principal).await.unwrap(), 0);
+    let again = database.clone();
+    let mut second = tokio::spawn(async move {
+        let mut tx = again.begin().await.unwrap();
+        tx.count_batch_queries(principal).await.unwrap()
+    });
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut second).await;
+    assert!(early.is_err(), "it does not wait for what the first one queues: {early:?}");
+    ask(&mut first, principal).await;
+    first.commit().await.unwrap();
+    assert_eq!(second.await.unwrap(), 1);
+}
+
+async fn the_oldest_answer_of_one_is_forgotten(database: TestDatabase) {
+    let database = database.open().await;
+    let mut tx = database.begin().await.unwrap();
+    let asker = token(&mut tx).await;
+    let stranger = tx.insert_service_account("ci", "sa_ci_x", "hash", None, now()).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut jobs = Vec::new();
+    for (principal, state) in [
+        (stranger, JobState::Succeeded),
+        (asker, JobState::Succeeded),
+        (asker, JobState::Dead),
+        (asker, JobState::Succeeded),
+        (asker, JobState::Queued),
+        (stranger, JobState::Succeeded),
+    ] {
+        let mut tx = database.begin().await.unwrap();
+        let id = ask(&mut tx, principal).await;
+        let line = NewBatchLine { ordinal: 0, app: None, line: "{}".into() };
+        tx.put_batch_lines(id, &[line]).await.unwrap();
+        if state != JobState::Queued {
+            let row = tx.claim_jobs(&[id], "one", now()).await.unwrap().pop().unwrap();
+            let ending = Ending { state, failed: false, error: None, result: None, run_at: now() };
+            assert!(tx.end_job(&row, &ending, now()).await.unwrap());
+        }
+        tx.commit().await.unwrap();
+        jobs.push(id);
+    }
+    let mut tx = database.begin().await.unwrap();
+    assert_eq!(tx.count_batch_queries(asker).await.unwrap(), 1);
+    assert_eq!(tx.count_batch_queries(stranger).await.unwrap(), 0);
+    assert!(!tx.forget_batch_query(asker, 3).await.unwrap());
+    assert!(tx.forget_batch_query(asker, 1).await.unwrap());
+    assert!(tx.forget_batch_query(asker, 1).await.unwrap());
+    assert!(!tx.forget_batch_query(asker, 1).await.unwrap());
+    let mut left = Vec::new();
+    for job in jobs {
+        left.push((tx.find_job(job).await.unwrap().is_some(), tx.count_batch_lines(job).await.unwrap()));
+    }
+    assert_eq!(left, [(true, 1), (false, 0), (false, 0), (true, 1), (true, 1), (true, 1)]);
 }

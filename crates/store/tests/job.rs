@@ -3,10 +3,10 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use chrono::{DateTime, TimeDelta, Utc};
-use kkartifact_model::api::job::JobState;
+use kkartifact_model::api::job::{JobCounts, JobState};
 use kkartifact_model::job::Job;
 use kkartifact_store::{
-    Beat, Database, Ending, JobId, JobReach, JobRow, NewJob, Priority, Reach, StoreError,
+    AppRow, Beat, Database, Ending, JobId, JobReach, JobRow, NewJob, Priority, Reach, StoreError,
 };
 use kkartifact_testkit::{TestDatabase, on_both_databases};
 use serde_json::json;
@@ -19,6 +19,8 @@ on_both_databases! {
     one_queued_job_has_a_key,
     a_retry_that_finds_its_key_queued_gives_way,
     no_lane_hides_another,
+    jobs_are_counted_within_a_reach_and_up_to_a_bound,
+    what_waits_is_counted_in_each_lane,
     changes_come_in_the_order_of_commits,
 }
 
@@ -182,6 +184,90 @@ async fn no_lane_hides_another(database: TestDatabase) {
     claim(&database, urgent, "one").await.unwrap();
     let mut tx = database.read().await.unwrap();
     assert_eq!(tx.running_lanes(KIND).await.unwrap(), [("c".to_owned(), 1)]);
+}
+
+/// A project of this name with an app.
+async fn make_app(database: &Database, project: &str) -> AppRow {
+    let (project, name) = (project.parse().unwrap(), "web".parse().unwrap());
+    let mut tx = database.begin().await.unwrap();
+    tx.insert_project(&project, "", now()).await.unwrap();
+    let id = tx.find_project(&project).await.unwrap().unwrap().id;
+    tx.insert_app(id, &name, "", now()).await.unwrap();
+    let row = tx.find_app(&project, &name).await.unwrap().unwrap();
+    tx.commit().await.unwrap();
+    row
+}
+
+/// Makes many jobs at once, that were all due or over at [`now`].
+async fn many(database: &TestDatabase, kind: &str, state: &str, app: Option<&AppRow>, count: u32) {
+    let id = |id: Option<i64>| id.map_or("NULL".to_owned(), |id| id.to_string());
+    let (project, app) = (id(app.map(|app| app.project_id.0)), id(app.map(|app| app.id.0)));
+    let at = "'2026-01-02T03:04:05+00:00'";
+    let sql = format!(
+        "INSERT INTO job (kind, payload, state, priority, run_at, attempt, max_attempts, project_id, app_id, lane,
+            created_at, updated_at)
+        WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+        SELECT '{kind}', '{{}}', '{state}', 0, {at}, 1, 10, {project}, {app}, '', {at}, {at} FROM n"
+    );
+    database.execute(&sql).await;
+}
+
+async fn jobs_are_counted_within_a_reach_and_up_to_a_bound(test: TestDatabase) {
+    let database = test.open().await;
+    let (shop, wiki) = (make_app(&database, "shop").await, make_app(&database, "wiki").await);
+    many(&test, "version_marker", "succeeded", Some(&shop), 10_001).await;
+    many(&test, "version_marker", "cancelled", Some(&shop), 10_000).await;
+    many(&test, "deliver_webhook", "dead", Some(&shop), 3).await;
+    many(&test, "deliver_webhook", "dead", Some(&wiki), 1).await;
+    many(&test, "collect_garbage", "failed", Some(&wiki), 2).await;
+    many(&test, "sweep_uploads", "queued", None, 4).await;
+
+    let everywhere = Reach { everything: true, ..Reach::default() };
+    let in_shop = Reach { projects: vec![shop.project_id.0], ..Reach::default() };
+    let in_web = Reach { apps: vec![shop.id.0], around: vec![shop.project_id.0], ..Reach::default() };
+    let in_wiki = Reach { projects: vec![wiki.project_id.0], ..Reach::default() };
+    let nowhere = Reach::default();
+    let none = JobCounts::default();
+    let of_shop =
+        JobCounts { succeeded: 10_000, cancelled: 10_000, capped: vec![JobState::Succeeded], ..none.clone() };
+    let mut tx = database.read().await.unwrap();
+    for (what, admin, view, expected) in [
+        ("all", &everywhere, &everywhere, JobCounts { queued: 4, failed: 2, dead: 4, ..of_shop.clone() }),
+        ("view of all", &nowhere, &everywhere, JobCounts { failed: 2, ..of_shop.clone() }),
+        ("and admin of shop", &in_shop, &everywhere, JobCounts { failed: 2, dead: 3, ..of_shop.clone() }),
+        ("and admin of web", &in_web, &everywhere, JobCounts { failed: 2, dead: 3, ..of_shop.clone() }),
+        ("admin of shop", &in_shop, &in_shop, JobCounts { dead: 3, ..of_shop.clone() }),
+        ("view of shop", &nowhere, &in_shop, of_shop.clone()),
+        ("view of web", &nowhere, &in_web, of_shop),
+        ("view of wiki", &nowhere, &in_wiki, JobCounts { failed: 2, ..none.clone() }),
+        ("nothing", &nowhere, &nowhere, none.clone()),
+    ] {
+        let reach = JobReach { admin: admin.clone(), view: view.clone() };
+        assert_eq!(tx.count_jobs(&reach).await.unwrap(), expected, "{what}");
+    }
+    let open = tx.count_states(&[JobState::Queued, JobState::Dead]).await.unwrap();
+    assert_eq!(open, JobCounts { queued: 4, dead: 4, ..none });
+}
+
+async fn what_waits_is_counted_in_each_lane(test: TestDatabase) {
+    let database = test.open().await;
+    let ago = |seconds| now() - TimeDelta::seconds(seconds);
+    for (lane, priority, run_at) in [
+        ("a", Priority::Normal, ago(5)),
+        ("a", Priority::High, ago(7)),
+        ("b", Priority::Low, ago(60)),
+        ("b", Priority::Normal, ago(-1)),
+    ] {
+        queue(&database, &NewJob { lane, priority, ..NewJob::new(&JOB, run_at) }).await.unwrap();
+    }
+    let mut tx = database.read().await.unwrap();
+    assert_eq!(tx.waiting_jobs(KIND, now()).await.unwrap(), (3, Some(ago(60))));
+    assert_eq!(tx.waiting_jobs(KIND, ago(10)).await.unwrap(), (1, Some(ago(60))));
+    assert_eq!(tx.waiting_jobs("retain", now()).await.unwrap(), (0, None));
+    drop(tx);
+    many(&test, KIND, "queued", None, 10_001).await;
+    let mut tx = database.read().await.unwrap();
+    assert_eq!(tx.waiting_jobs(KIND, now()).await.unwrap(), (10_003, Some(ago(60))));
 }
 
 async fn changes_come_in_the_order_of_commits(database: TestDatabase) {

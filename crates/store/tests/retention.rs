@@ -5,17 +5,17 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use kkartifact_model::api::channel::MoveAction;
 use kkartifact_model::api::job::JobState;
-use kkartifact_model::api::retention::{Expendable, Retention, SETTING};
+use kkartifact_model::api::retention::{Expendable, Retention, RetentionAction, SETTING};
 use kkartifact_model::api::upload::UploadState;
 use kkartifact_model::api::version::{BuildInfo, VersionState};
 use kkartifact_model::event::EventKind;
 use kkartifact_model::job::Job;
 use kkartifact_model::token::TokenText;
-use kkartifact_model::{ChunkId, ManifestDigest, Permissions, TreeDigest};
+use kkartifact_model::{ChunkId, ManifestDigest, Permissions, TreeDigest, VersionRef};
 use kkartifact_store::{
     Actor, AppId, AppRow, AuditKey, Ending, EndingKind, ExpendablePlace, JobId, NewEvent, NewJob,
-    NewTokenRow, NewUpload, NewVersion, OldJobs, PrincipalId, ProjectId, RetentionRule, StoreError, Tx,
-    VersionId,
+    NewTokenRow, NewUpload, NewVersion, OldJobs, PageQuery, PrincipalId, ProjectId, RetentionRule,
+    StoreError, Tx, VersionFilter, VersionId,
 };
 use kkartifact_testkit::{TestDatabase, on_both_databases};
 use serde_json::json;
@@ -24,6 +24,7 @@ use uuid::Uuid;
 on_both_databases! {
     what_something_relies_on_stays,
     what_is_young_stays,
+    what_is_archived_is_out_of_use_and_comes_back_as_it_was,
     apps_are_gone_through_in_pages,
     the_setting_is_read_as_it_was_written,
     old_rows_go_and_the_last_change_stays,
@@ -152,12 +153,58 @@ async fn what_is_young_stays(database: TestDatabase) {
     let principal = token(&mut tx, 1, &[(None, None)]).await;
     versions(&mut tx, &web, principal, 50).await;
     // The newest one is of now, the next one an hour old to the microsecond: neither is older than an hour.
-    let rule = |keep_days| RetentionRule::of(&Retention { keep: Some(1), keep_days }, now()).unwrap();
+    let rule = |keep_days| {
+        let retention = Retention { keep: Some(1), keep_days, ..Retention::default() };
+        RetentionRule::of(&retention, now()).unwrap()
+    };
     let old = expendable(&mut tx, &web, &rule(0), 100).await;
     assert_eq!((old.len(), old.last().map(String::as_str)), (48, Some("v47")));
     let old = expendable(&mut tx, &web, &rule(2), 100).await;
     assert_eq!(old, ["v0"]);
     assert!(expendable(&mut tx, &web, &rule(36_500), 100).await.is_empty());
+}
+
+/// The names of an app's versions that are there, or of the others, newest first; and their states.
+async fn listed(tx: &mut Tx, app: &AppRow, deleted: bool) -> Vec<(String, VersionState)> {
+    let filter = VersionFilter { deleted, ..VersionFilter::default() };
+    let page = tx.list_versions(app, &filter, PageQuery::default()).await.unwrap();
+    page.items.into_iter().map(|version| (version.version.to_string(), version.state)).collect()
+}
+
+async fn what_is_archived_is_out_of_use_and_comes_back_as_it_was(database: TestDatabase) {
+    let database = database.open().await;
+    let mut tx = database.begin().await.unwrap();
+    let web = app(&mut tx, "shop", "web").await;
+    let principal = token(&mut tx, 1, &[(None, None)]).await;
+    let ids = versions(&mut tx, &web, principal, 5).await;
+    tx.set_version_state(ids[1], VersionState::Quarantined).await.unwrap();
+    for id in [ids[0], ids[1], ids[4]] {
+        tx.archive_version(id).await.unwrap();
+    }
+    tx.delete_version(ids[3], now()).await.unwrap();
+
+    let row = tx.version(ids[0]).await.unwrap().unwrap();
+    assert_eq!((row.state, row.revision, row.deleted_at), (VersionState::Archived, 2, None));
+    let latest = tx.find_version(web.id, &VersionRef::Latest).await.unwrap().unwrap();
+    assert_eq!(latest.id, ids[2]);
+    let (published, archived) = (VersionState::Published, VersionState::Archived);
+    assert_eq!(listed(&mut tx, &web, false).await, [("v2".to_owned(), published)]);
+    let others = [("v4", archived), ("v3", VersionState::Deleted), ("v1", archived), ("v0", archived)];
+    assert_eq!(listed(&mut tx, &web, true).await, others.map(|(name, state)| (name.to_owned(), state)));
+    assert!(expendable(&mut tx, &web, &RetentionRule::newest(1), 100).await.is_empty());
+
+    // Deleted, it is like any other that was.
+    tx.delete_version(ids[4], now()).await.unwrap();
+    let row = tx.version(ids[4]).await.unwrap().unwrap();
+    assert_eq!((row.state, row.deleted_at), (VersionState::Deleted, Some(now())));
+    for id in [ids[0], ids[1], ids[4]] {
+        tx.restore_version(id, now()).await.unwrap();
+    }
+    let back = [("v4", published), ("v2", published), ("v1", VersionState::Quarantined), ("v0", published)];
+    assert_eq!(listed(&mut tx, &web, false).await, back.map(|(name, state)| (name.to_owned(), state)));
+    // Nothing of it is left: deleted again, it is not archived.
+    tx.delete_version(ids[0], now()).await.unwrap();
+    assert_eq!(tx.version(ids[0]).await.unwrap().unwrap().state, VersionState::Deleted);
 }
 
 async fn apps_are_gone_through_in_pages(database: TestDatabase) {
@@ -202,9 +249,13 @@ async fn the_setting_is_read_as_it_was_written(database: TestDatabase) {
     let database = database.open().await;
     let mut tx = database.begin().await.unwrap();
     assert_eq!(tx.retention().await.unwrap(), Retention::default());
-    let retention = Retention { keep: Some(5), keep_days: 30 };
+    let retention = Retention { keep: Some(5), keep_days: 30, action: RetentionAction::Archive };
     tx.put_setting(SETTING, &serde_json::to_value(retention).unwrap(), now()).await.unwrap();
     assert_eq!(tx.retention().await.unwrap(), retention);
+    // As releases wrote it that could only delete.
+    tx.put_setting(SETTING, &json!({ "keep": 5, "keep_days": 30 }), now()).await.unwrap();
+    let deletes = Retention { action: RetentionAction::Delete, ..retention };
+    assert_eq!(tx.retention().await.unwrap(), deletes);
     tx.put_setting(SETTING, &json!("five"), now()).await.unwrap();
     assert!(matches!(tx.retention().await, Err(StoreError::Corrupt(_))));
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use kkartifact_store::Database;
 use kkartifact_testkit::{TestDatabase, on_both_databases};
 use sqlx::Row as _;
@@ -130,6 +131,42 @@ async fn a_published_version_is_immutable_even_for_the_database_owner(database: 
     }
 }
 
+/// How a database finds what a statement wants, given a state, a time, a flag and a number.
+async fn plan(database: &Database, sql: &str) -> String {
+    let before: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
+    match database {
+        Database::Sqlite { write, .. } => {
+            let sql = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+            let query = sqlx::query(sql).bind("dead").bind(before).bind(false).bind(10_i64);
+            let rows = query.fetch_all(write).await.unwrap();
+            rows.iter().map(|row| row.get::<String, _>(3)).collect::<Vec<_>>().join("\n")
+        }
+        Database::Postgres(pool) => {
+            let mut tx = pool.begin().await.unwrap();
+            // Tables of tests are so small that to read all of them costs less.
+            sqlx::query("SET LOCAL enable_seqscan = off").execute(&mut *tx).await.unwrap();
+            let sql = sqlx::AssertSqlSafe(format!("EXPLAIN {sql}"));
+            let query = sqlx::query(sql).bind("dead").bind(before).bind(false).bind(10_i64);
+            let rows = query.fetch_all(&mut *tx).await.unwrap();
+            rows.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>().join("\n")
+        }
+    }
+}
+
+async fn old_jobs_are_found_by_their_state_and_end(database: TestDatabase) {
+    let database = database.open().await;
+    let statements = kkartifact_store::statements();
+    let (_, _, sql) =
+        statements.iter().find(|(module, name, _)| (*module, *name) == ("history", "JOBS")).unwrap();
+    let plan = plan(&database, sql).await;
+    let by = match &database {
+        Database::Sqlite { .. } => ["job_by_end", "state=? AND finished_at<?"],
+        Database::Postgres(_) => ["Index Cond: ((state = 'dead'::text)", "AND (finished_at < '"],
+    };
+    assert!(plan.lines().any(|line| by.iter().all(|part| line.contains(part))), "{plan}");
+    assert!(plan.contains("job_by_end"), "{plan}");
+}
+
 async fn migrating_twice_changes_nothing(database: TestDatabase) {
     let first = columns(&database.open().await).await;
     assert_eq!(columns(&database.open().await).await, first);
@@ -138,5 +175,6 @@ async fn migrating_twice_changes_nothing(database: TestDatabase) {
 on_both_databases! {
     every_statement_is_understood,
     a_published_version_is_immutable_even_for_the_database_owner,
+    old_jobs_are_found_by_their_state_and_end,
     migrating_twice_changes_nothing,
 }

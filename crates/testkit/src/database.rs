@@ -1,6 +1,7 @@
 //! A database of a test's own.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kkartifact_store::{Database, DatabaseConfig};
 use sqlx::Connection as _;
@@ -83,6 +84,46 @@ impl TestDatabase {
             DatabaseConfig::Sqlite { path } => Some(path.clone()),
             DatabaseConfig::Postgres { .. } => None,
         }
+    }
+}
+
+/// A transaction on PostgreSQL that holds what its statements have locked, until it is committed or dropped.
+#[derive(Debug)]
+pub struct Held(sqlx::PgConnection);
+
+impl Held {
+    pub(crate) async fn begin(config: &DatabaseConfig, sql: &str) -> Self {
+        let DatabaseConfig::Postgres { url, .. } = config else {
+            panic!("SQLite locks nothing but everything")
+        };
+        let mut held = Self(sqlx::PgConnection::connect(url).await.unwrap());
+        held.run(&format!("BEGIN; {sql}")).await;
+        held
+    }
+
+    async fn run(&mut self, sql: &str) {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut self.0).await.unwrap();
+    }
+
+    /// Waits until so many others wait for locks on tables of the database.
+    pub async fn waited_for_by(&mut self, count: usize) {
+        let sql = "SELECT COUNT(DISTINCT l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+            WHERE NOT l.granted AND l.locktype = 'relation' AND d.datname = current_database()";
+        let wait = async {
+            loop {
+                let (waiting,): (i64,) = sqlx::query_as(sql).fetch_one(&mut self.0).await.unwrap();
+                if usize::try_from(waiting).unwrap() >= count {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap();
+    }
+
+    /// Runs more statements in it, and commits.
+    pub async fn commit(mut self, sql: &str) {
+        self.run(&format!("{sql}; COMMIT")).await;
     }
 }
 

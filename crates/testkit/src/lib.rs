@@ -21,7 +21,7 @@ mod service_process;
 pub mod tree;
 
 pub use agent::TestAgent;
-pub use database::TestDatabase;
+pub use database::{Held, TestDatabase};
 pub use postgres::PostgresProcess;
 pub use receiver::{Behaviour, Received, Receiver};
 pub use redis::RedisProcess;

@@ -16,6 +16,7 @@ use crate::TestDatabase;
 #[derive(Debug, Clone)]
 pub struct Programs {
     dir: PathBuf,
+    wrapper: Vec<String>,
 }
 
 impl Programs {
@@ -24,11 +25,24 @@ impl Programs {
         let dir = Path::new(server).parent().unwrap().to_owned();
         let agent = dir.join("kkartifact-agent");
         assert!(agent.is_file(), "{} is missing; 'cargo build --workspace' makes it", agent.display());
-        Self { dir }
+        Self { dir, wrapper: Vec::new() }
+    }
+
+    /// The same programs, run by another one that makes their world, such as [`with_hosts`].
+    pub fn run_by(self, wrapper: Vec<String>) -> Self {
+        Self { wrapper, ..self }
     }
 
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.dir.join(program));
+        let program = self.dir.join(program);
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(program),
+            Some((wrapper, args)) => {
+                let mut command = Command::new(wrapper);
+                command.args(args).arg(program);
+                command
+            }
+        };
         // Nothing of whoever runs the tests may leak in.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("KKARTIFACT_") {
@@ -147,8 +161,18 @@ impl ServerProcess {
 
     /// Asks it to stop, and waits until it has.
     pub fn stop(&mut self) {
+        self.ask_to_stop();
+        self.wait_until_stopped();
+    }
+
+    /// Asks it to stop (SIGTERM).
+    pub fn ask_to_stop(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Waits until it has stopped as it was asked to.
+    pub fn wait_until_stopped(&mut self) {
         let status = wait_for("the server to stop", || self.exit_status());
         assert!(status.success(), "{status}: {}", self.log());
     }
@@ -324,6 +348,22 @@ pub fn with_mounts() -> &'static [&'static str] {
     } else {
         &["unshare", "--user", "--map-root-user", "--mount"]
     }
+}
+
+/// What runs a program in a world where names are looked up in this file, which may change meanwhile if it stays the
+/// same file. Panics where that is not permitted.
+pub fn with_hosts(file: &Path) -> Vec<String> {
+    let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+    let words = with_mounts().iter().copied().chain(["sh", "-c", script, file.to_str().unwrap()]);
+    let wrapper: Vec<_> = words.map(str::to_owned).collect();
+    let tried = Command::new(&wrapper[0]).args(&wrapper[1..]).arg("true").output();
+    let refused = match &tried {
+        Ok(done) if done.status.success() => return wrapper,
+        Ok(done) => String::from_utf8_lossy(&done.stderr).into_owned(),
+        Err(error) => error.to_string(),
+    };
+    let needed = with_mounts().join(" ");
+    panic!("this test mounts a hosts file of its own, for which '{needed}' has to be permitted: {refused}")
 }
 
 /// What runs a script without the rights of root, on files that are the user's own.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::TestDatabase;
+use crate::{Held, TestDatabase};
 
 /// A running server and its first admin.
 pub struct TestServer {
@@ -122,6 +122,11 @@ impl TestServer {
     /// Runs statements on the server's database, behind its back.
     pub async fn execute(&self, sql: &str) {
         crate::database::execute(&self.config.database(), sql).await;
+    }
+
+    /// Begins a transaction on the server's PostgreSQL with these statements, behind its back.
+    pub async fn hold(&self, sql: &str) -> Held {
+        Held::begin(&self.config.database(), sql).await
     }
 
     /// Sends bytes as they are to the server; the answer's bytes. For what no client library would send.

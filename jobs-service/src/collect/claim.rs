@@ -27,9 +27,9 @@ async fn one(run: &mut Run<'_>, pack: PackId) -> Result<(), Failure> {
     let claimed = tx.claim_pack(pack, run.attempt.now()).await;
     match claimed {
         Ok(Claim::Claimed) => {
-            tx.commit().await?;
-            failpoint::reach("gc.claimed");
             run.counts.claimed += 1;
+            run.commit(tx, "claim").await?;
+            failpoint::reach("gc.claimed");
             count_packs("claimed", 1);
         }
         Ok(Claim::Pinned) => {

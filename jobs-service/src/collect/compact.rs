@@ -23,6 +23,15 @@ enum Room {
     None,
 }
 
+/// What came of compacting some packs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compacted {
+    /// So many dead bytes are in claimed packs now: none if the packs stay as they are.
+    Freed(u64),
+    /// There was no room to copy anything.
+    Full,
+}
+
 pub(super) async fn run(run: &mut Run<'_>) -> Result<(), Failure> {
     if shed(run).await? == Room::None || merge(run).await? == Room::None {
         // What is removed next makes room for the next run.
@@ -49,10 +58,7 @@ async fn shed(run: &mut Run<'_>) -> Result<Room, Failure> {
                 return Ok(Room::Left);
             }
             let group = count::again(run, group, least).await?;
-            let freed: u64 = group.iter().map(|pack| pack.size.saturating_sub(pack.live_bytes)).sum();
-            if compact(run, group, 1).await? == Room::None {
-                return Ok(Room::None);
-            }
+            let Compacted::Freed(freed) = compact(run, group, 1).await? else { return Ok(Room::None) };
             stored = StoredBytes {
                 total: stored.total.saturating_sub(freed),
                 dead: stored.dead.saturating_sub(freed),
@@ -89,7 +95,7 @@ async fn merge_app(run: &mut Run<'_>, app: AppId) -> Result<Room, Failure> {
         let Some(last) = page.last() else { return Ok(Room::Left) };
         after = last.id;
         for group in selection::in_order(page) {
-            if group.len() >= FEW as usize && compact(run, group, 2).await? == Room::None {
+            if group.len() >= FEW as usize && compact(run, group, 2).await? == Compacted::Full {
                 return Ok(Room::None);
             }
         }
@@ -97,18 +103,35 @@ async fn merge_app(run: &mut Run<'_>, app: AppId) -> Result<Room, Failure> {
 }
 
 /// Compacts packs of one app together, without those that can't be read, if as many as `least` are left.
-async fn compact(run: &mut Run<'_>, mut packs: Vec<CompactablePack>, least: usize) -> Result<Room, Failure> {
-    let Some(first) = packs.first() else { return Ok(Room::Left) };
+async fn compact(
+    run: &mut Run<'_>,
+    mut packs: Vec<CompactablePack>,
+    least: usize,
+) -> Result<Compacted, Failure> {
+    let nothing = Compacted::Freed(0);
+    let Some(first) = packs.first() else { return Ok(nothing) };
     let mut tx = run.attempt.resources.db.read().await?;
-    let app = tx.app(first.app_id).await?;
+    let app = match tx.app(first.app_id).await {
+        Ok(app) => app,
+        Err(error) => {
+            let (pack, why) = (first.id, bad_row(error)?);
+            run.skip_pack(pack, &format!("its app can't be read: {why}")).await?;
+            return Ok(nothing);
+        }
+    };
     tx.commit().await?;
-    let Some(app) = app else { return Ok(Room::Left) };
+    let Some(app) = app else { return Ok(nothing) };
     while packs.len() >= least {
         run.progress("compact").await?;
         match copy(run, &app, &packs).await? {
             Copied::Sealed(sealed, old) => {
-                swap(run, &app, &sealed, &old).await?;
-                break;
+                if !swap(run, &app, &sealed, &old).await? {
+                    break;
+                }
+                // Not all of them may have been copied.
+                let dead = |pack: &CompactablePack| pack.size.saturating_sub(pack.live_bytes);
+                let gone = packs.iter().filter(|pack| old.iter().any(|old| old.id == pack.id));
+                return Ok(Compacted::Freed(gone.map(dead).sum()));
             }
             // They are claimed by the next run.
             Copied::Nothing => break,
@@ -116,19 +139,20 @@ async fn compact(run: &mut Run<'_>, mut packs: Vec<CompactablePack>, least: usiz
                 run.skip_pack(id, &why).await?;
                 packs.retain(|pack| pack.id != id);
             }
-            Copied::Full => return Ok(Room::None),
+            Copied::Full => return Ok(Compacted::Full),
         }
     }
-    Ok(Room::Left)
+    Ok(nothing)
 }
 
-/// Lets the new pack take the place of the old ones, unless something has come to rely on one of them in between.
+/// Lets the new pack take the place of the old ones, unless something has come to rely on one of them in between;
+/// whether it did.
 async fn swap(
     run: &mut Run<'_>,
     app: &AppRow,
     sealed: &SealedPack,
     old: &[CompactedPack],
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     failpoint::reach("gc.compact-copied");
     let chunks = pack_rows(&sealed.entries);
     let new = Compaction {
@@ -143,12 +167,12 @@ async fn swap(
     let mut tx = run.attempt.begin().await?;
     let swapped = tx.swap_packs(&new, run.attempt.now()).await;
     if let Ok(Swap::Done(_)) = swapped {
-        tx.commit().await?;
-        failpoint::reach("gc.compact-swapped");
         let packs = old.len() as u64;
         run.counts.compacted += packs;
+        run.commit(tx, "compact").await?;
+        failpoint::reach("gc.compact-swapped");
         count_packs("compacted", packs);
-        return Ok(());
+        return Ok(true);
     }
     drop(tx);
     let mut tx = run.attempt.begin().await?;
@@ -158,5 +182,5 @@ async fn swap(
         let why = bad_row(error)?;
         run.skip_pack(pack.id, &format!("it can't be compacted: {why}")).await?;
     }
-    Ok(())
+    Ok(false)
 }

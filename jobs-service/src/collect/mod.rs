@@ -7,6 +7,7 @@
 //! and claimed.
 //!
 //! Every change is a short transaction about one version, one pack or one group of packs that are compacted together.
+//! The counts commit with it, so that a run that was killed has counted what it did.
 //! A row that can't be dealt with is told of and counted, and the rest goes on.
 
 mod claim;
@@ -23,9 +24,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use kkartifact_model::Code;
 use kkartifact_service::config::Gc;
 use kkartifact_service::{ApiError, recovery};
-use kkartifact_store::PackId;
+use kkartifact_store::{PackId, Tx};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::attempt::{Attempt, Failure, Outcome};
 
@@ -40,6 +41,7 @@ pub(crate) async fn run(attempt: &Attempt) -> Outcome {
     if !attempt.resources.config.gc.enabled {
         return Ok(Some(json!({ "enabled": false })));
     }
+    attempt.check_clock().await?;
     describe_metrics();
     let mut run = Run::resumed(attempt);
     purge::run(&mut run).await?;
@@ -103,10 +105,19 @@ impl<'a> Run<'a> {
         self.minutes_ago(self.gc().delay_minutes.min(SETTLED_MINUTES))
     }
 
-    async fn progress(&self, step: &str) -> Result<(), Failure> {
+    fn told(&self, step: &str) -> Value {
         let mut progress = json!(self.counts);
         progress["step"] = step.into();
-        self.attempt.progress(progress).await
+        progress
+    }
+
+    async fn progress(&self, step: &str) -> Result<(), Failure> {
+        self.attempt.progress(self.told(step)).await
+    }
+
+    /// Commits what was done and has been counted, together with the counts.
+    async fn commit(&self, tx: Tx, step: &str) -> Result<(), Failure> {
+        self.attempt.commit(tx, &self.told(step)).await
     }
 
     async fn skip(&mut self, line: String) -> Result<(), Failure> {

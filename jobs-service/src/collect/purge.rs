@@ -1,11 +1,12 @@
-//! Deleted versions that can't be restored any more let go of their chunks.
+//! Versions that can't be restored any more let go of their chunks: deleted ones, and all that a deleted app or project
+//! has.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use kkartifact_model::failpoint;
 use kkartifact_service::{ApiError, ApiResult, lifecycle};
-use kkartifact_store::{Actor, NewAudit, Outcome, Purge, PurgeableVersion, Tx, VersionId};
+use kkartifact_store::{Actor, AppId, NewAudit, Outcome, Purge, PurgeableVersion, Tx, VersionId};
 
 use super::{PAGE, Run, bad_row};
 use crate::attempt::{Attempt, Failure};
@@ -17,6 +18,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<(), Failure> {
     let cutoff = run.minutes_ago(run.gc().grace_minutes);
+    deleted(run, cutoff).await?;
+    of_deleted_apps(run, cutoff).await
+}
+
+async fn deleted(run: &mut Run<'_>, cutoff: DateTime<Utc>) -> Result<(), Failure> {
     let mut after = (DateTime::UNIX_EPOCH, VersionId(0));
     loop {
         let mut tx = run.attempt.resources.db.read().await?;
@@ -24,16 +30,32 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<(), Failure> {
         tx.commit().await?;
         let Some(last) = page.last() else { return Ok(()) };
         after = (last.deleted_at, last.id);
-        for version in &page {
-            for _ in 0..TRIES {
-                if one(run, version, cutoff).await? != Purge::Busy {
-                    break;
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-        run.progress("purge").await?;
+        all(run, &page, cutoff).await?;
     }
+}
+
+async fn of_deleted_apps(run: &mut Run<'_>, cutoff: DateTime<Utc>) -> Result<(), Failure> {
+    let mut after = (AppId(0), VersionId(0));
+    loop {
+        let mut tx = run.attempt.resources.db.read().await?;
+        let page = tx.versions_of_deleted_apps(cutoff, after, PAGE).await?;
+        tx.commit().await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = (last.app_id, last.id);
+        all(run, &page, cutoff).await?;
+    }
+}
+
+async fn all(run: &mut Run<'_>, versions: &[PurgeableVersion], cutoff: DateTime<Utc>) -> Result<(), Failure> {
+    for version in versions {
+        for _ in 0..TRIES {
+            if one(run, version, cutoff).await? != Purge::Busy {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    run.progress("purge").await
 }
 
 async fn one(run: &mut Run<'_>, version: &PurgeableVersion, cutoff: DateTime<Utc>) -> Result<Purge, Failure> {
@@ -41,10 +63,10 @@ async fn one(run: &mut Run<'_>, version: &PurgeableVersion, cutoff: DateTime<Utc
     let purged = purge(&mut tx, run.attempt, version, cutoff).await;
     match purged {
         Ok(Purge::Done) => {
-            tx.commit().await?;
+            run.counts.purged += 1;
+            run.commit(tx, "purge").await?;
             failpoint::reach("gc.purged");
             run.attempt.resources.jobs_queued.notify_waiters();
-            run.counts.purged += 1;
             Ok(Purge::Done)
         }
         Ok(other) => Ok(other),
@@ -83,6 +105,6 @@ async fn purge(
         ..NewAudit::default()
     };
     tx.audit(&actor, Outcome::Done, &audit, now).await?;
-    lifecycle::queue_marker(tx, &app, version.id, now).await?;
+    lifecycle::queue_marker(tx, &app, version.id, &actor, now).await?;
     Ok(purged)
 }

@@ -27,23 +27,24 @@ async fn one(run: &mut Run<'_>, pack: &ClaimedPack) -> Result<(), Failure> {
     if pack.needed {
         return run.skip_pack(pack.id, "it was claimed, and a version needs it all the same").await;
     }
-    let freed = match run.attempt.resources.blob.remove_pack(pack.key).await {
-        Ok(freed) => freed,
-        Err(error) => return run.skip_pack(pack.id, &error.to_string()).await,
-    };
+    if let Err(error) = run.attempt.resources.blob.remove_pack(pack.key).await {
+        return run.skip_pack(pack.id, &error.to_string()).await;
+    }
     failpoint::reach("gc.object-removed");
-    run.counts.freed_bytes += freed;
-    metrics::counter!("kkartifact_gc_freed_bytes_total").increment(freed);
 
     let mut tx = run.attempt.begin().await?;
     let deleted = tx.delete_claimed_pack(pack.id).await;
     match deleted {
-        Ok(deleted) => {
-            tx.commit().await?;
+        Ok(true) => {
+            run.counts.removed += 1;
+            // By its row: an earlier attempt may have removed the object, and died before it could tell.
+            run.counts.freed_bytes += pack.size;
+            run.commit(tx, "remove").await?;
             failpoint::reach("gc.row-removed");
-            run.counts.removed += u64::from(deleted);
-            count_packs("removed", u64::from(deleted));
+            count_packs("removed", 1);
+            metrics::counter!("kkartifact_gc_freed_bytes_total").increment(pack.size);
         }
+        Ok(false) => {}
         Err(error) => {
             drop(tx);
             let why = bad_row(error)?;

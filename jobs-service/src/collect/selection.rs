@@ -5,27 +5,33 @@ use std::collections::HashMap;
 use kkartifact_blob::{MAX_CHUNKS, TARGET_SIZE};
 use kkartifact_store::{AppId, CompactablePack, MAX_COMPACTED, StoredBytes};
 
+/// How many rows about what versions need are rewritten in one transaction.
+const MAX_NEEDS: u64 = 20_000;
+
 /// Packs of one app that become one.
 #[derive(Debug, Default)]
 struct Group {
     packs: Vec<CompactablePack>,
     live_bytes: u64,
     chunks: u64,
+    needs: u64,
 }
 
 impl Group {
-    /// Whether a pack fits. The number of chunks bounds the rows of the transaction in which the new pack takes the
-    /// place of the others.
+    /// Whether a pack fits. The numbers of chunks and of versions that need them bound the rows of the transaction in
+    /// which the new pack takes the place of the others. A pack that is above a bound by itself goes alone.
     fn has_room_for(&self, pack: &CompactablePack) -> bool {
         self.packs.is_empty()
             || self.packs.len() < MAX_COMPACTED
                 && self.live_bytes + pack.live_bytes <= TARGET_SIZE
                 && self.chunks + u64::from(pack.chunk_count) <= MAX_CHUNKS as u64
+                && self.needs + pack.versions <= MAX_NEEDS
     }
 
     fn push(&mut self, pack: CompactablePack) {
         self.live_bytes += pack.live_bytes;
         self.chunks += u64::from(pack.chunk_count);
+        self.needs += pack.versions;
         self.packs.push(pack);
     }
 }
@@ -90,6 +96,7 @@ mod tests {
             live_bytes,
             chunk_count: 1500,
             dead,
+            versions: 10,
         }
     }
 
@@ -113,6 +120,10 @@ mod tests {
         let tiny = |id| CompactablePack { chunk_count: 1, live_bytes: 100, ..pack(id, 1, 0) };
         let groups = in_order((0..600).map(tiny).collect());
         assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [MAX_COMPACTED, MAX_COMPACTED, 88]);
+        let wanted = |id| CompactablePack { versions: 8000, ..tiny(id) };
+        let groups = [[0, 1].as_slice(), &[2, 3], &[4]];
+        assert_eq!(ids(in_order((0..5).map(wanted).collect())), groups);
+        assert_eq!(ids(by_dead_part((0..5).map(wanted).collect())), groups);
     }
 
     #[test]
@@ -120,6 +131,8 @@ mod tests {
         let large = |id| CompactablePack { live_bytes: 9 << 30, chunk_count: 1 << 20, ..pack(id, 1, 300) };
         assert_eq!(ids(by_dead_part(vec![large(1), large(2)])), [[1], [2]]);
         assert_eq!(ids(in_order(vec![large(1), large(2)])), [[1], [2]]);
+        let wanted = |id| CompactablePack { versions: 1 << 20, ..pack(id, 1, 900) };
+        assert_eq!(ids(by_dead_part(vec![wanted(1), wanted(2), pack(3, 1, 900)])), [[1], [2], [3]]);
         assert!(ids(in_order(Vec::new())).concat().is_empty());
     }
 

@@ -2,11 +2,13 @@
 
 use std::fs;
 
-use kkartifact_agent::commands;
 use kkartifact_agent::pull::Outcome;
 use kkartifact_agent::push::Outcome as Pushed;
+use kkartifact_agent::{Kind, commands};
+use kkartifact_model::Code;
 use kkartifact_testkit::tree::{assert_same, noise, write};
 use kkartifact_testkit::{TestDatabase, on_both_databases};
+use reqwest::Method;
 
 use super::{age, bench};
 
@@ -101,10 +103,30 @@ async fn pushes_and_pulls_are_audited_with_agent_and_host(db: TestDatabase) {
     }
 }
 
+async fn a_host_leaves_a_version_that_was_closed_meanwhile(db: TestDatabase) {
+    let b = bench(db).await;
+    for version in ["v1", "v2", "v3"] {
+        write(&b.source, "which", version.as_bytes());
+        b.agent.push(&b.source, version).await.unwrap();
+    }
+    b.agent.pull(&b.target, "v1").await.unwrap();
+    // The version in place can't be what the next one is told by any more.
+    for (closed, how, next) in [("v1", "archive", "v2"), ("v2", "quarantine", "v3")] {
+        let path = format!("/projects/shop/apps/web/versions/{closed}/{how}");
+        b.server.call(Method::POST, &path, &b.server.admin, None).await.expect(200);
+        b.agent.pull(&b.target, next).await.unwrap();
+        assert_eq!(fs::read(b.target.join("which")).unwrap(), next.as_bytes());
+    }
+    let elsewhere = b.server.dir().join("hosts/other");
+    let error = b.agent.pull(&elsewhere, "v1").await.unwrap_err();
+    assert_eq!((error.kind, error.code), (Kind::NotFound, Some(Code::VersionArchived)), "{error}");
+}
+
 on_both_databases! {
     what_is_pulled_is_what_was_pushed,
     a_second_push_and_a_second_pull_move_no_content,
     an_edit_moves_about_the_edit,
     a_moved_file_is_not_fetched_again_and_a_copy_only_once,
     pushes_and_pulls_are_audited_with_agent_and_host,
+    a_host_leaves_a_version_that_was_closed_meanwhile,
 }

@@ -72,8 +72,10 @@ async fn each_deed_in_a_project_leaves_one_row(db: TestDatabase) {
     }
     let v2 = format!("{web}/versions/v2");
     deed(&server, (delete.clone(), &v2, Value::Null), "version.delete", "shop/web/v2").await;
-    let restore = format!("{v2}/restore");
-    deed(&server, (post.clone(), &restore, Value::Null), "version.restore", "shop/web/v2").await;
+    for (what, action) in [("restore", "version.restore"), ("archive", "version.archive")] {
+        let path = format!("{v2}/{what}");
+        deed(&server, (post.clone(), &path, Value::Null), action, "shop/web/v2").await;
+    }
     let init = json!({ "project": "shop", "app": "web", "version": "v3" });
     let opened = server.post("/upload/init", &server.admin, init).await.expect(201).json();
     let upload = format!("/upload/{}", opened["upload_id"].as_str().unwrap());

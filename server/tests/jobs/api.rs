@@ -1,6 +1,7 @@
 //! Lists of jobs, one job, and how many there are: each shows what its caller may see.
 
 use kkartifact_testkit::{TestDatabase, TestServer, on_both_databases};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{get, ids, items, push, queue_for_later, shop, succeeded, text, time};
@@ -158,7 +159,9 @@ async fn counts_count_what_one_sees(db: TestDatabase) {
     succeeded(&server, "kind=version_marker", 4).await;
     queue_for_later(&server, Some("shop/web")).await;
     queue_for_later(&server, Some("other/app")).await;
-    let none = json!({ "queued": 0, "running": 0, "succeeded": 0, "failed": 0, "dead": 0, "cancelled": 0 });
+    let none = json!({
+        "queued": 0, "running": 0, "succeeded": 0, "failed": 0, "dead": 0, "cancelled": 0, "capped": [],
+    });
     let with = |queued: u64, succeeded: u64| {
         let mut counts = none.clone();
         (counts["queued"], counts["succeeded"]) = (json!(queued), json!(succeeded));
@@ -179,10 +182,64 @@ async fn counts_count_what_one_sees(db: TestDatabase) {
     assert!(all["queued"].as_u64() >= Some(2) && all["succeeded"].as_u64() >= Some(4), "{all}");
 }
 
+async fn counts_say_where_they_end(db: TestDatabase) {
+    let server = shop(db).await;
+    server
+        .execute(
+            "INSERT INTO job (kind, payload, state, priority, run_at, attempt, max_attempts, project_id, lane,
+                created_at, updated_at, finished_at)
+            WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10001)
+            SELECT 'version_marker', '{}', 'dead', 0, '2026-01-02T03:04:05+00:00', 10, 10,
+                (SELECT id FROM project WHERE name = 'shop'), '', '2026-01-02T03:04:05+00:00',
+                '2026-01-02T03:04:05+00:00', '2026-01-02T03:04:05+00:00' FROM n",
+        )
+        .await;
+    let (of_shop, of_all) = (server.token(&["view"], "shop").await, server.token(&["view"], "").await);
+    for token in [&of_shop, &of_all, &server.admin] {
+        let counts = server.get("/jobs/counts", token).await.expect(200).json();
+        assert_eq!((&counts["dead"], &counts["capped"]), (&json!(10_000), &json!(["dead"])), "{counts}");
+    }
+    let of_other = server.token(&["admin"], "other").await;
+    let counts = server.get("/jobs/counts", &of_other).await.expect(200).json();
+    assert_eq!((&counts["dead"], &counts["capped"]), (&json!(0), &json!([])), "{counts}");
+}
+
+/// Calls within a trace, and looks to which trace the marker belongs that follows.
+async fn leaves_a_marker(server: &TestServer, number: u8, method: Method, path: &str, body: Option<Value>) {
+    let trace = format!("4bf92f3577b34da6a3ce929d0e0e47{number:02x}");
+    let request = server.request(method, path, &server.admin);
+    let request = request.header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"));
+    let answer = match body {
+        Some(body) => server.send(request.json(&body)).await,
+        None => server.send(request).await,
+    };
+    assert!(answer.status.is_success(), "{path}: {}", answer.text());
+    let newest = get(server, "/jobs?kind=version_marker&limit=1").await["items"][0].clone();
+    assert!(text(&newest["trace_parent"]).starts_with(&format!("00-{trace}-")), "{path}: {newest}");
+}
+
+async fn a_marker_belongs_to_the_trace_of_its_change(db: TestDatabase) {
+    let server = shop(db).await;
+    let init = json!({ "project": "shop", "app": "web", "version": "v1" });
+    let opened = server.post("/upload/init", &server.admin, init).await.expect(201).json();
+    let put = server.request(Method::PUT, "/file/shop/web/v1", &server.admin);
+    server.send(put.query(&[("path", "a")]).body("content")).await.expect(200);
+    let finish = json!({ "upload_id": opened["upload_id"] });
+    leaves_a_marker(&server, 1, Method::POST, "/upload/finish", Some(finish)).await;
+    let version = "/projects/shop/apps/web/versions/v1";
+    for (number, what) in [(2, "quarantine"), (3, "release")] {
+        leaves_a_marker(&server, number, Method::POST, &format!("{version}/{what}"), None).await;
+    }
+    leaves_a_marker(&server, 4, Method::DELETE, version, None).await;
+    leaves_a_marker(&server, 5, Method::POST, &format!("{version}/restore"), None).await;
+}
+
 on_both_databases! {
     jobs_are_listed_by_kind_state_and_place,
     a_list_that_changes_while_it_is_paged_repeats_and_skips_nothing,
     a_job_is_shown_with_the_newest_of_its_log,
     one_sees_the_jobs_of_what_one_sees,
     counts_count_what_one_sees,
+    counts_say_where_they_end,
+    a_marker_belongs_to_the_trace_of_its_change,
 }

@@ -3,12 +3,12 @@
 use chrono::TimeDelta;
 use kkartifact_model::api::batch::BatchQuery;
 use kkartifact_model::job::Job;
-use kkartifact_store::PrincipalId;
+use kkartifact_store::{NewBatchLine, NewJob, PrincipalId, batch_lane};
 use kkartifact_testkit::{Answer, TestDatabase, TestServer, on_both_databases};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{done, job_is, push, queue, shop, text, until};
+use crate::{call, done, job_is, make_apps, push, queue, queue_for_later, shop, text, until};
 
 /// More apps than are answered at once: first those that are named, then many that aren't there.
 fn many(named: &[(&str, &str)]) -> Value {
@@ -127,6 +127,61 @@ async fn a_result_that_is_not_there_yet_is_worth_another_try(db: TestDatabase) {
     server.get(&format!("/batch/{job}"), &stranger).await.refused(404, "not_found");
 }
 
+/// Queues a query of somebody whose time is far away, with a line of its answer.
+async fn ask_for_later(server: &TestServer, by: PrincipalId) -> i64 {
+    let query: BatchQuery = serde_json::from_value(many(&[])).unwrap();
+    let (job, lane) = (Job::QueryVersions(query.filter()), batch_lane(by));
+    let now = server.clock.now();
+    let new = NewJob { principal: Some(by), lane: &lane, ..NewJob::new(&job, now + TimeDelta::days(3650)) };
+    let mut tx = server.resources().db.begin().await.unwrap();
+    let id = tx.insert_job(&new, now).await.unwrap().unwrap();
+    let line = NewBatchLine { ordinal: 0, app: None, line: "{}".into() };
+    tx.put_batch_lines(id, &[line]).await.unwrap();
+    tx.commit().await.unwrap();
+    id.0
+}
+
+async fn only_so_many_queries_of_one_are_under_way(db: TestDatabase) {
+    let server = TestServer::start_with(db, |config| config.jobs.batch_queries = 2).await;
+    make_apps(&server).await;
+    let asker = server.token(&["view"], "shop").await;
+    let stranger = server.token(&["view"], "shop").await;
+    let principal = principal_of(&server, &asker).await;
+    let first = ask_for_later(&server, principal).await;
+    ask_for_later(&server, principal).await;
+    let answer = server.post("/batch/versions", &asker, many(&[])).await;
+    assert!(answer.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0));
+    answer.refused(429, "too_many_requests");
+    // Others go on asking, and so does who asks for less.
+    ask(&server, &stranger, many(&[])).await;
+    let few = json!({ "apps": [{ "project": "shop", "app": "web" }] });
+    server.post("/batch/versions", &asker, few).await.expect(200);
+    done(call(&server, Method::POST, &format!("/jobs/{first}/cancel")).await);
+    let job = ask(&server, &asker, many(&[])).await;
+    fetch(&server, &asker, job).await.expect(200);
+}
+
+async fn the_oldest_answers_of_one_make_room(db: TestDatabase) {
+    let server = shop(db).await;
+    let asker = server.token(&["view"], "shop").await;
+    let principal = principal_of(&server, &asker).await;
+    let mut jobs = Vec::new();
+    for _ in 0..101 {
+        jobs.push(ask_for_later(&server, principal).await);
+    }
+    let over = "UPDATE job SET state = 'succeeded', finished_at = '2026-01-02T03:04:05+00:00'
+        WHERE kind = 'query_versions'";
+    server.execute(over).await;
+    // What has changed last stays in any case.
+    queue_for_later(&server, None).await;
+    let result = async |job: i64| server.get(&format!("/batch/{job}"), &asker).await;
+    assert_eq!(result(jobs[0]).await.expect(200).text(), "{}\n");
+    let job = ask(&server, &asker, many(&[])).await;
+    result(jobs[0]).await.refused(404, "not_found");
+    result(jobs[1]).await.expect(200);
+    fetch(&server, &asker, job).await.expect(200);
+}
+
 async fn what_one_may_no_longer_see_is_gone_from_the_result(db: TestDatabase) {
     let server = shop(db).await;
     push(&server, "shop/web", "v1").await;
@@ -170,5 +225,7 @@ on_both_databases! {
     the_largest_question_is_answered,
     a_result_is_for_who_asked,
     a_result_that_is_not_there_yet_is_worth_another_try,
+    only_so_many_queries_of_one_are_under_way,
+    the_oldest_answers_of_one_make_room,
     what_one_may_no_longer_see_is_gone_from_the_result,
 }

@@ -4,7 +4,10 @@
 
 mod actions;
 mod api;
+mod bad_rows;
 mod batch;
+mod declared;
+mod handed_back;
 mod large_batch;
 mod next_times;
 mod retention;

@@ -100,8 +100,8 @@ async fn the_rule_is_what_was_said_last(db: TestDatabase) {
     let mut server = by_hand(db).await;
     let first = get(&server, "/retention").await;
     assert_eq!(
-        (&first["keep"], &first["keep_days"]),
-        (&json!(null), &json!(0)),
+        (&first["keep"], &first["keep_days"], &first["action"]),
+        (&json!(null), &json!(0), &json!("delete")),
         "nothing is deleted at first"
     );
     push_all(&server, 1..=5).await;
@@ -109,7 +109,8 @@ async fn the_rule_is_what_was_said_last(db: TestDatabase) {
     assert_eq!(preview(&server).await, [""; 0]);
     keep(&server, json!({ "keep": 7, "keep_days": 30 })).await;
     server.restart_with(|_| {}).await;
-    assert_eq!(get(&server, "/retention").await, json!({ "keep": 7, "keep_days": 30 }));
+    let said = json!({ "keep": 7, "keep_days": 30, "action": "delete" });
+    assert_eq!(get(&server, "/retention").await, said);
     for bad in [
         json!({ "keep": 0 }),
         json!({ "keep": -1 }),
@@ -118,13 +119,15 @@ async fn the_rule_is_what_was_said_last(db: TestDatabase) {
         json!({ "keep": 5_000_000_000_u64 }),
         json!({ "keep_days": -1 }),
         json!({ "keep_days": null }),
+        json!({ "keep": 7, "action": "purge" }),
+        json!({ "keep": 7, "action": null }),
         json!({ "keep": 7, "apps": ["web"] }),
         json!([7, 30]),
     ] {
         let answer = server.call(Method::PUT, "/retention", &server.admin, Some(bad.clone())).await;
         assert_eq!(answer.status, 400, "{bad}: {}", answer.text());
     }
-    assert_eq!(get(&server, "/retention").await, json!({ "keep": 7, "keep_days": 30 }));
+    assert_eq!(get(&server, "/retention").await, said);
     keep(&server, json!({})).await;
     assert_eq!(get(&server, "/retention").await, first, "an empty one keeps everything again");
     let log = get(&server, "/audit?action=retention.set&outcome=done").await;
@@ -167,6 +170,49 @@ async fn a_run_deletes_what_the_preview_shows(db: TestDatabase) {
     done(call(&server, Method::POST, &format!("{APP}/versions/v7/restore")).await);
     run(&server, "garbage").await;
     assert_eq!(versions(&server, "shop/web", "published").await, web(&[7, 8, 9]));
+}
+
+async fn what_a_run_archives_is_kept_until_somebody_deletes_it(db: TestDatabase) {
+    let server = by_hand(db).await;
+    reschedule(&server, "garbage", json!({ "cron": "0 0 1 1 *" })).await.expect(200);
+    push_all(&server, 1..=5).await;
+    promote(&server, "v1").await;
+    done(call(&server, Method::DELETE, &format!("{APP}/versions/v2")).await);
+    server.clock.advance(TimeDelta::hours(2));
+    keep(&server, json!({ "keep": 1, "action": "archive" })).await;
+    let page = get(&server, "/retention/preview").await;
+    assert_eq!(page["retention"], json!({ "keep": 1, "keep_days": 0, "action": "archive" }));
+    assert_eq!(preview(&server).await, web(&[3, 4]));
+    let job = run(&server, "retention").await;
+    assert_eq!(job["result"], json!({ "deleted": 0, "archived": 2, "skipped": 0 }));
+    assert_eq!(versions(&server, "shop/web", "archived").await, web(&[3, 4]));
+    assert_eq!(versions(&server, "shop/web", "published").await, web(&[1, 5]));
+    assert_eq!(preview(&server).await, [""; 0]);
+    let log = get(&server, "/audit?action=version.archive&outcome=done").await;
+    assert_eq!(items(&log).len(), 2, "{log}");
+    for row in items(&log) {
+        let why = json!({ "reason": "not among the newest 1" });
+        assert_eq!((&row["actor"], &row["detail"]), (&json!("retention"), &why), "{log}");
+    }
+
+    // Long after what was deleted has let go of its bytes, and whatever the rule says then.
+    server.clock.advance(TimeDelta::days(200));
+    keep(&server, json!({ "keep": 1 })).await;
+    run(&server, "retention").await;
+    run(&server, "garbage").await;
+    server.clock.advance(TimeDelta::days(2));
+    run(&server, "garbage").await;
+    assert_eq!(versions(&server, "shop/web", "purged").await, web(&[2]));
+    assert_eq!(versions(&server, "shop/web", "archived").await, web(&[3, 4]));
+    done(call(&server, Method::POST, &format!("{APP}/versions/v3/restore")).await);
+    let content = server.get("/file/shop/web/v3?path=a", &server.admin).await.expect(200);
+    assert_eq!(content.text(), "v3 of shop/web");
+
+    // Deleted by hand, it goes like any other.
+    done(call(&server, Method::DELETE, &format!("{APP}/versions/v4")).await);
+    server.clock.advance(TimeDelta::days(8));
+    run(&server, "garbage").await;
+    assert_eq!(versions(&server, "shop/web", "purged").await, web(&[2, 4]));
 }
 
 async fn what_something_relies_on_stays_until_nothing_does(db: TestDatabase) {
@@ -246,6 +292,7 @@ async fn a_night_without_a_server_is_caught_up(db: TestDatabase) {
 on_both_databases! {
     the_rule_is_what_was_said_last,
     a_run_deletes_what_the_preview_shows,
+    what_a_run_archives_is_kept_until_somebody_deletes_it,
     what_something_relies_on_stays_until_nothing_does,
     versions_have_their_days,
     a_night_without_a_server_is_caught_up,

@@ -47,6 +47,7 @@ async fn everything_happens(server: &TestServer) -> Vec<&'static str> {
     change(Method::POST, "/release").await;
     change(Method::DELETE, "").await;
     change(Method::POST, "/restore").await;
+    change(Method::POST, "/archive").await;
     vec![
         "push",
         "push",
@@ -59,6 +60,7 @@ async fn everything_happens(server: &TestServer) -> Vec<&'static str> {
         "release",
         "delete",
         "restore",
+        "archive",
     ]
 }
 
@@ -69,7 +71,7 @@ async fn every_event_is_delivered_signed_and_numbered_in_the_order_of_commits(db
     let came = in_order(receiver.wait_for("/all", happened.len(), PATIENCE).await);
     assert_eq!(came.iter().map(kind).collect::<Vec<_>>(), happened);
     let numbers: Vec<_> = came.iter().map(sequence).collect();
-    assert_eq!(numbers, (1..=11).collect::<Vec<i64>>());
+    assert_eq!(numbers, (1..=12).collect::<Vec<i64>>());
     for received in &came {
         let body = received.json();
         assert!(is_signed(received, &hook.secret) && signatures(received) == 1, "{received:?}");
@@ -85,7 +87,7 @@ async fn every_event_is_delivered_signed_and_numbered_in_the_order_of_commits(db
         }
     }
     let versions: Vec<_> = came.iter().map(|one| text(anywhere(&one.json(), "version").unwrap())).collect();
-    assert_eq!(versions, ["v1", "v2", "v3", "v1", "v1", "v2", "v1", "v3", "v3", "v3", "v3"]);
+    assert_eq!(versions, ["v1", "v2", "v3", "v1", "v1", "v2", "v1", "v3", "v3", "v3", "v3", "v3"]);
     // Each has an id of its own, which is the delivery's.
     let delivered = hook.reaches(&server, "delivered", happened.len()).await;
     let mut ids: Vec<_> = delivered.iter().map(|one| format!("msg_{}", text(&one["id"]))).collect();

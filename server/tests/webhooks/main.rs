@@ -12,8 +12,11 @@ mod guard;
 mod hostile;
 mod input;
 mod log;
+mod rebinding;
 mod retries;
+mod robots;
 mod secrets;
+mod unreadable;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

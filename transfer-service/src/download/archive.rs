@@ -8,6 +8,7 @@ mod tar;
 mod zip;
 
 use std::io::{self, Write};
+use std::slice;
 
 use axum::Extension;
 use axum::extract::State;
@@ -22,6 +23,7 @@ use kkartifact_service::routes::Route;
 use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, Resources, lifecycle};
 use kkartifact_store::VersionRow;
 use serde::Deserialize;
+use tokio::runtime::Handle;
 
 use self::contents::Contents;
 use self::pieces::{Buffered, Pieces};
@@ -107,16 +109,22 @@ pub(crate) async fn get(
         return Ok(heads.into_response());
     }
     let turn = resources.downloads.take().await?;
-    let root = resources.content.root(app.id, row.manifest_root).await?;
+    let root = match resources.content.root(app.id, row.manifest_root).await {
+        Ok(root) => root,
+        Err(error) => return Err(lifecycle::explain(&resources.db, slice::from_ref(&row), error).await),
+    };
     let published = Mtime { secs: row.created_at.timestamp(), nanos: 0 };
     let mut contents = Contents::new(&resources.content, app.id, root, published);
     let (sender, body) = outgoing(route.timeout);
     let pieces = Pieces::new(sender);
     tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        send(format, &mut contents, &pieces);
+        if let Err(error) = send(format, &mut contents, &pieces) {
+            let why = lifecycle::explain(&resources.db, slice::from_ref(&row), error);
+            pieces.fail(Handle::current().block_on(why));
+        }
     });
-    Ok((heads, body).into_response())
+    Ok((heads, body.begin().await?).into_response())
 }
 
 /// Names the very bytes: the manifest with its times, the time of what has none, the format.
@@ -126,21 +134,19 @@ fn etag(format: Format, row: &VersionRow) -> String {
     format!("\"{}-{}\"", &hasher.finalize().to_hex()[..32], format.extension())
 }
 
-/// Sends an archive. Blocks the thread.
-fn send(format: Format, contents: &mut Contents, pieces: &Pieces) {
+/// Sends an archive, as far as the receiver wants it. Blocks the thread.
+fn send(format: Format, contents: &mut Contents, pieces: &Pieces) -> ApiResult<()> {
     let done = match format {
         Format::TarGz => tar_gz(contents, pieces),
         Format::TarZst => tar_zst(contents, pieces),
         Format::Zip => zip::write(contents, pieces),
     };
     metrics::counter!("kkartifact_sent_bytes_total").increment(pieces.sent());
-    if let Err(error) = done
-        && !pieces.are_unwanted()
-    {
-        let error = error.downcast::<ApiError>().unwrap_or_else(ApiError::internal);
-        tracing::error!(%error, cause = error.cause, "an archive was cut");
-        // Cuts the connection, so that nobody takes a part for the whole.
-        pieces.cut();
+    match done {
+        Err(error) if !pieces.are_unwanted() => {
+            Err(error.downcast::<ApiError>().unwrap_or_else(ApiError::internal))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -3,6 +3,7 @@
 //! The body says which references of the manifest are wanted; the chunks come in that order, as they are
 //! stored. The receiver has the manifest and verifies each one by it.
 
+use std::slice;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -14,10 +15,10 @@ use kkartifact_model::ChunkId;
 use kkartifact_model::manifest::{ManifestRoot, RefSet};
 use kkartifact_model::wire::{BatchWriter, Part, STREAM_TYPE, StoredChunk, encode_end, encode_error};
 use kkartifact_service::http::extract::{AnyVersion, RawBody};
-use kkartifact_service::http::stream::{Outgoing, outgoing};
+use kkartifact_service::http::stream::{Outgoing, log_cut, outgoing};
 use kkartifact_service::routes::Route;
-use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, Content, Resources, lifecycle};
-use kkartifact_store::AppId;
+use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, Resources, lifecycle};
+use kkartifact_store::VersionRow;
 use tokio::runtime::Handle;
 
 pub(crate) async fn post(
@@ -31,13 +32,16 @@ pub(crate) async fn post(
     let row = lifecycle::readable(&mut tx, &app, &version).await?;
     tx.commit().await?;
     let turn = resources.downloads.take().await?;
-    let root = resources.content.root(app.id, row.manifest_root).await?;
+    let root = match resources.content.root(app.id, row.manifest_root).await {
+        Ok(root) => root,
+        Err(error) => return Err(lifecycle::explain(&resources.db, slice::from_ref(&row), error).await),
+    };
     let wanted = RefSet::decode(&body, root.refs()).map_err(|error| ApiError::invalid(error.to_string()))?;
     let (sender, out) = outgoing(route.timeout);
     let sending = Sending {
-        content: resources.content.clone(),
+        resources: resources.clone(),
         handle: Handle::current(),
-        app: app.id,
+        version: row,
         sender,
         waiting: Vec::new(),
         batch: BatchWriter::in_order(),
@@ -49,7 +53,7 @@ pub(crate) async fn post(
         sending.run(root, &wanted);
     });
     let heads = [(header::CONTENT_TYPE, STREAM_TYPE), (header::CACHE_CONTROL, "private, no-store")];
-    Ok((heads, out).into_response())
+    Ok((heads, out.begin().await?).into_response())
 }
 
 /// How many chunks are located together.
@@ -59,9 +63,9 @@ const PIECE: u64 = 256 << 10;
 
 /// Sends chunks. Runs on a thread that may block.
 struct Sending {
-    content: Content,
+    resources: Resources,
     handle: Handle,
-    app: AppId,
+    version: VersionRow,
     sender: Outgoing,
     waiting: Vec<ChunkId>,
     batch: BatchWriter,
@@ -81,7 +85,13 @@ impl Sending {
             Ok(Receiver::Gone) => return,
             Ok(Receiver::Listens) => encode_end(self.sent),
             Err(error) => {
-                tracing::error!(%error, cause = error.cause, "sending chunks failed");
+                let read = slice::from_ref(&self.version);
+                let error = self.handle.block_on(lifecycle::explain(&self.resources.db, read, error));
+                if self.sent == 0 {
+                    self.handle.block_on(self.sender.fail(error));
+                    return;
+                }
+                log_cut(&error);
                 encode_error(&error.body())
             }
         };
@@ -92,7 +102,7 @@ impl Sending {
     fn send_wanted(&mut self, root: Arc<ManifestRoot>, wanted: &RefSet) -> ApiResult<Receiver> {
         let mut runs = wanted.runs();
         let Some((mut start, mut count)) = runs.next() else { return Ok(Receiver::Listens) };
-        let mut entries = self.content.entries(self.app, root);
+        let mut entries = self.resources.content.entries(self.version.app_id, root);
         let mut index = entries.skip_to_ref(start);
         for entry in entries {
             let entry = entry?;
@@ -119,8 +129,8 @@ impl Sending {
 
     /// Sends what is waiting.
     fn flush(&mut self) -> ApiResult<Receiver> {
-        let ids = std::mem::take(&mut self.waiting);
-        let places = self.handle.block_on(self.content.places(self.app, &ids))?;
+        let (app, ids) = (self.version.app_id, std::mem::take(&mut self.waiting));
+        let places = self.handle.block_on(self.resources.content.places(app, &ids))?;
         let mut rest = places.as_slice();
         while !rest.is_empty() {
             let mut bytes = 0;
@@ -130,7 +140,7 @@ impl Sending {
             });
             let (piece, tail) = rest.split_at(many.count().max(1));
             rest = tail;
-            let read = self.handle.block_on(self.content.read_stored(self.app, piece))?;
+            let read = self.handle.block_on(self.resources.content.read_stored(app, piece))?;
             for (at, stored) in piece.iter().zip(read) {
                 self.bytes += stored.len() as u64;
                 self.batch.push(&StoredChunk { id: at.id, len: at.len, stored }, Part::default());

@@ -1,6 +1,7 @@
 //! `GET` and `HEAD /file/{project}/{app}/{version}?path=`: one file, streamed, with ranges.
 
 use std::ops::Range;
+use std::slice;
 use std::time::Duration;
 
 use axum::Extension;
@@ -15,7 +16,7 @@ use kkartifact_service::http::extract::{AnyVersion, Query};
 use kkartifact_service::http::stream::{Outgoing, outgoing};
 use kkartifact_service::routes::Route;
 use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, Resources, lifecycle};
-use kkartifact_store::AppId;
+use kkartifact_store::{AppId, VersionRow};
 use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -41,8 +42,14 @@ pub(crate) async fn get(
     let mut tx = resources.db.read().await?;
     let row = lifecycle::readable(&mut tx, &app, &version).await?;
     tx.commit().await?;
-    let root = resources.content.root(app.id, row.manifest_root).await?;
-    let entry = resources.content.find(app.id, &root, &path).await?;
+    let found = async {
+        let root = resources.content.root(app.id, row.manifest_root).await?;
+        resources.content.find(app.id, &root, &path).await
+    };
+    let entry = match found.await {
+        Ok(entry) => entry,
+        Err(error) => return Err(lifecycle::explain(&resources.db, slice::from_ref(&row), error).await),
+    };
     let entry = entry.ok_or_else(|| ApiError::not_found(&format!("{path} in version {}", row.name)))?;
     let Node::File(file) = entry.node else {
         return Err(ApiError::new(Code::InvalidPath, format!("{path} is not a regular file")));
@@ -68,7 +75,7 @@ pub(crate) async fn get(
         Body::empty()
     } else {
         let turn = resources.downloads.take().await?;
-        stream(&resources, app.id, file, range, route.timeout, turn)
+        stream(&resources, row, file, range, route.timeout, turn).await?
     };
     let mut response = (
         status,
@@ -96,25 +103,24 @@ pub(crate) async fn get(
 /// Chunks are located and read together up to so many bytes.
 const PIECE: u64 = 1 << 20;
 
-fn stream(
+async fn stream(
     resources: &Resources,
-    app: AppId,
+    version: VersionRow,
     file: FileNode,
     range: Range<u64>,
     silence: Duration,
     turn: OwnedSemaphorePermit,
-) -> Body {
+) -> ApiResult<Body> {
     let (sender, body) = outgoing(silence);
     let resources = resources.clone();
     tokio::spawn(async move {
         let _turn = turn;
-        if let Err(error) = send(&resources, app, &file, range, &sender).await {
-            tracing::error!(%error, cause = error.cause, "a download was cut");
-            // Cuts the connection; the receiver is gone only if that has happened already.
-            sender.cut().await;
+        if let Err(error) = send(&resources, version.app_id, &file, range, &sender).await {
+            let error = lifecycle::explain(&resources.db, slice::from_ref(&version), error).await;
+            sender.fail(error).await;
         }
     });
-    body
+    body.begin().await
 }
 
 async fn send(

@@ -17,7 +17,8 @@ use kkartifact_service::content::Entries;
 use kkartifact_service::http::extract::{AnyVersion, Query};
 use kkartifact_service::http::stream::{Outgoing, outgoing};
 use kkartifact_service::routes::Route;
-use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, Content, Resources, lifecycle};
+use kkartifact_service::{ApiError, ApiResult, AuthorizedApp, Resources, lifecycle};
+use kkartifact_store::{AppId, VersionRow};
 use serde::Deserialize;
 use tokio::runtime::Handle;
 
@@ -68,6 +69,7 @@ pub(crate) async fn get(
         _ => return Err(ApiError::invalid("base and base_digest go together, and with format=stream")),
     };
     let root_id = row.manifest_root;
+    let read: Vec<_> = [&row].into_iter().chain(&base).cloned().collect();
     let described = tx.describe_version(row).await?;
     tx.commit().await?;
 
@@ -91,19 +93,26 @@ pub(crate) async fn get(
         return Ok(heads.into_response());
     }
     let turn = resources.downloads.take().await?;
-    let root = resources.content.root(app.id, root_id).await?;
-    let base = match base {
-        Some(base) => Some(resources.content.root(app.id, base.manifest_root).await?),
-        None => None,
+    let roots = async {
+        let root = resources.content.root(app.id, root_id).await?;
+        let base = match base {
+            Some(base) => Some(resources.content.root(app.id, base.manifest_root).await?),
+            None => None,
+        };
+        Ok::<_, ApiError>((root, base))
+    };
+    let (root, base) = match roots.await {
+        Ok(roots) => roots,
+        Err(error) => return Err(lifecycle::explain(&resources.db, &read, error).await),
     };
     let (sender, body) = outgoing(route.timeout);
     let out = Output { handle: Handle::current(), sender };
-    let writer = Writer { content: resources.content.clone(), app: app.id, root, out };
+    let writer = Writer { resources: resources.clone(), app: app.id, read, root, out };
     tokio::task::spawn_blocking(move || {
         let _turn = turn;
         writer.run(format, base, &described);
     });
-    Ok((heads, body).into_response())
+    Ok((heads, body.begin().await?).into_response())
 }
 
 /// Names the very bytes: what the manifest says with its times, and for people what is said of the version.
@@ -157,8 +166,10 @@ impl Output {
 
 /// Sends a manifest. Runs on a thread that may block.
 struct Writer {
-    content: Content,
-    app: kkartifact_store::AppId,
+    resources: Resources,
+    app: AppId,
+    /// The version, and the one that it is told by.
+    read: Vec<VersionRow>,
     root: Arc<ManifestRoot>,
     out: Output,
 }
@@ -172,14 +183,15 @@ impl Writer {
             (Format::Stream, Some(base)) => self.delta(base),
         };
         if let Err(Stopped::Failed(error)) = done {
-            tracing::error!(%error, cause = error.cause, "a manifest was cut");
-            // Cuts the connection, so that nobody takes a part for the whole.
-            self.out.handle.block_on(self.out.sender.cut());
+            self.out.handle.block_on(async {
+                let error = lifecycle::explain(&self.resources.db, &self.read, error).await;
+                self.out.sender.fail(error).await;
+            });
         }
     }
 
     fn entries(&self) -> Entries {
-        self.content.entries(self.app, self.root.clone())
+        self.resources.content.entries(self.app, self.root.clone())
     }
 
     fn yaml(&self, version: &Version) -> Result<(), Stopped> {
@@ -213,7 +225,7 @@ impl Writer {
 
     fn stream(&self) -> Result<(), Stopped> {
         for block in &self.root.blocks {
-            let records = self.out.handle.block_on(self.content.block(self.app, block))?;
+            let records = self.out.handle.block_on(self.resources.content.block(self.app, block))?;
             self.out.send(encode_records(&records))?;
         }
         self.out.send(encode_end(self.root.entries()))
@@ -223,7 +235,7 @@ impl Writer {
         let ids = |root: &ManifestRoot| root.blocks.iter().map(|block| block.id).collect::<HashSet<_>>();
         // A block that both have holds the same entries on both sides.
         let shared: Arc<HashSet<_>> = Arc::new(ids(&base).intersection(&ids(&self.root)).copied().collect());
-        let old = self.content.entries(self.app, base).without_blocks(shared.clone());
+        let old = self.resources.content.entries(self.app, base).without_blocks(shared.clone());
         let new = self.entries().without_blocks(shared);
         let (mut records, mut count) = (RecordWriter::default(), 0);
         for change in diff(old, new) {

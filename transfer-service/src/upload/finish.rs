@@ -163,7 +163,7 @@ async fn publish(resources: &Resources, caller: &Caller, draft: &Draft) -> ApiRe
             tx.revive_version(row.id, version, *now).await?;
             (true, row.id)
         }
-        Some(row) if row.state == VersionState::Deleted => {
+        Some(row) if matches!(row.state, VersionState::Deleted | VersionState::Archived) => {
             lifecycle::restore(&mut tx, app, &row, &caller.actor(), *now).await?;
             (false, row.id)
         }
@@ -205,8 +205,9 @@ async fn record(tx: &mut Tx, caller: &Caller, draft: &Draft, id: VersionId) -> A
             "git_commit": version.build.git_commit,
         }),
     };
-    happened.record(tx, &caller.actor(), draft.now).await?;
-    lifecycle::queue_marker(tx, &draft.app, id, draft.now).await
+    let actor = caller.actor();
+    happened.record(tx, &actor, draft.now).await?;
+    lifecycle::queue_marker(tx, &draft.app, id, &actor, draft.now).await
 }
 
 /// How many files of an upload are read together.

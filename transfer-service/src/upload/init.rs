@@ -26,7 +26,7 @@ pub(crate) async fn init(
     tx.lock_app(app.id).await?;
 
     if let Some(row) = existing(&mut tx, &app, &init).await? {
-        if row.state == VersionState::Deleted {
+        if matches!(row.state, VersionState::Deleted | VersionState::Archived) {
             lifecycle::restore(&mut tx, &app, &row, &caller.actor(), now).await?;
         }
         let version = tx.version(row.id).await?.ok_or_else(|| ApiError::internal("a version vanished"))?;

@@ -225,9 +225,17 @@ impl Intake {
         let (project, app) = (self.app.project_id, self.app.id);
         let mut tx = self.resources.db.begin().await?;
         let new = NewPack { key, element, project, app, size, chunks: &chunks };
-        let id = tx.insert_pack(&new, self.resources.clock.now()).await?;
-        // Somebody may have adopted it long ago, and collected it since.
+        // Between sealing a pack and this, a process may hang for long. Then somebody may have adopted the pack like one
+        // that a crash has left, and found that nothing needs it: it is claimed, or its object is gone and its row as
+        // well. The look at the object comes last: nobody claims and removes what this transaction has recorded and
+        // relies on.
+        let Some(id) = tx.insert_pack(&new, self.resources.clock.now()).await? else {
+            return Err(collected());
+        };
         rely(&mut tx, &[id]).await?;
+        if !self.resources.blob.has_pack(key).await? {
+            return Err(collected());
+        }
         self.pin(&mut tx, &[id]).await?;
         Ok(tx.commit().await?)
     }
@@ -265,8 +273,9 @@ impl Intake {
 /// Relies on packs until the transaction ends. What is about to be collected is not there any more, and what was sent
 /// of it was not kept: the sender tries again and is told that it is missing.
 async fn rely(tx: &mut Tx, packs: &[PackId]) -> ApiResult<()> {
-    if tx.lock_packs(packs).await?.is_empty() {
-        return Ok(());
-    }
-    Err(ApiError::unavailable("storage is being tidied up; try again", "a pack was claimed"))
+    if tx.lock_packs(packs).await?.is_empty() { Ok(()) } else { Err(collected()) }
+}
+
+fn collected() -> ApiError {
+    ApiError::unavailable("storage is being tidied up; try again", "a pack was claimed")
 }

@@ -108,7 +108,7 @@ pub struct JobPage {
     pub next_cursor: Option<String>,
 }
 
-/// How many jobs are in which state.
+/// How many jobs are in which state: of each at most [`JobCounts::MOST`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobCounts {
     /// Waiting, also for their time.
@@ -123,6 +123,13 @@ pub struct JobCounts {
     pub dead: u64,
     /// Called off.
     pub cancelled: u64,
+    /// The states that have more jobs than were counted.
+    pub capped: Vec<JobState>,
+}
+
+impl JobCounts {
+    /// So many jobs of a state are counted.
+    pub const MOST: u64 = 10_000;
 }
 
 /// What happens again and again.
@@ -138,6 +145,8 @@ pub struct Schedule {
     pub time_zone: String,
     /// Whether it happens at all.
     pub enabled: bool,
+    /// It stands in the configuration, which is the only place to change it.
+    pub declared: bool,
     /// The last time that it was due.
     pub last_tick: Option<DateTime<Utc>>,
     /// The job of the last time.

@@ -1,5 +1,6 @@
 //! Retention: how many versions of each app stay.
 
+use crate::text::text_enum;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -7,6 +8,27 @@ use crate::{AppName, ProjectName, VersionName};
 
 /// The key of the setting.
 pub const SETTING: &str = "retention";
+
+text_enum! {
+    /// What becomes of versions that are not kept.
+    RetentionAction {
+        /// They are deleted: their bytes are collected some time later.
+        Delete = "delete",
+        /// They are archived: nobody reads them, and their bytes stay.
+        Archive = "archive",
+    }
+}
+
+// What rules have always done.
+#[expect(clippy::derivable_impls, reason = "the macro derives for every enumeration alike")]
+impl Default for RetentionAction {
+    fn default() -> Self {
+        Self::Delete
+    }
+}
+
+/// The most days that a rule can tell: a hundred years.
+pub const MOST_DAYS: u32 = 36_500;
 
 /// The rule for every app.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,9 +40,12 @@ pub struct Retention {
     /// Versions younger than so many days stay in any case.
     #[serde(default)]
     pub keep_days: u32,
+    /// What becomes of the others.
+    #[serde(default)]
+    pub action: RetentionAction,
 }
 
-/// A version that a run would delete now.
+/// A version that a run would delete or archive now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expendable {
     /// Whose.
@@ -33,7 +58,7 @@ pub struct Expendable {
     pub created_at: DateTime<Utc>,
 }
 
-/// A page of what a run would delete now, by app and age.
+/// A page of what a run would delete or archive now, by app and age.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetentionPreview {
     /// The rule that was applied.

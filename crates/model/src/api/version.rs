@@ -15,6 +15,8 @@ text_enum! {
         Published = "published",
         /// Seen, but neither read nor promoted, until somebody releases it.
         Quarantined = "quarantined",
+        /// Out of use, but whole: can be restored until somebody deletes it.
+        Archived = "archived",
         /// Tombstoned; can be restored until its bytes are collected.
         Deleted = "deleted",
         /// Its bytes have been collected. Its name stays taken.

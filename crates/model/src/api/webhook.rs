@@ -84,14 +84,14 @@ pub struct WebhookChange {
     pub enabled: Option<bool>,
 }
 
-/// A webhook. Secrets and headers' values are not shown.
+/// A webhook. Secrets, headers' values and what is behind the host of a chat's URL are not shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Webhook {
     /// Names it.
     pub id: Uuid,
     /// What people call it.
     pub name: String,
-    /// Where events are posted to.
+    /// Where events are posted to; of a chat's URL only `https://host/…`, since the rest is as good as a password.
     pub url: String,
     /// Kinds of events.
     pub events: Vec<String>,
@@ -111,6 +111,9 @@ pub struct Webhook {
     pub failing_since: Option<DateTime<Utc>>,
     /// It stands in the configuration and is changed there.
     pub declared: bool,
+    /// Its headers, secret or URL were encrypted under another secret key: it is not called until they are given anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unreadable: bool,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it was changed.
@@ -197,7 +200,7 @@ pub struct DeliveryAttempt {
     pub attempt: i32,
     /// When it began.
     pub at: DateTime<Utc>,
-    /// Where to.
+    /// Where to; of a chat's URL only `https://host/…`.
     pub url: String,
     /// The body that was sent.
     pub request: String,

@@ -23,12 +23,35 @@ pub struct Jobs {
     pub deliveries: usize,
     /// How many other jobs of one kind are under way at the same time.
     pub workers: usize,
+    /// How many batch queries of one caller may be queued or running at the same time.
+    pub batch_queries: u32,
     /// For how many days jobs that are over are kept; those that came to nothing four times as long.
     pub keep_days: u32,
     /// For how many days events are kept.
     pub event_days: u32,
     /// The time zone of schedules, such as `Europe/Berlin`.
     pub time_zone: String,
+    /// Schedules that stand in the configuration, by name.
+    pub schedules: BTreeMap<String, DeclaredSchedule>,
+}
+
+/// A schedule that stands in the configuration. What is absent is as by default.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeclaredSchedule {
+    /// When.
+    #[serde(default)]
+    pub cron: Option<String>,
+    /// In which time zone; `jobs.time_zone` if absent.
+    #[serde(default)]
+    pub time_zone: Option<String>,
+    /// Whether it happens at all.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Webhooks.
@@ -96,9 +119,11 @@ impl Default for Jobs {
             lease_seconds: 30,
             deliveries: 256,
             workers: 4,
+            batch_queries: 20,
             keep_days: 7,
             event_days: 400,
             time_zone: "UTC".into(),
+            schedules: BTreeMap::new(),
         }
     }
 }

@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Toml};
+use kkartifact_model::api::retention::{MOST_DAYS, Retention};
 use kkartifact_model::manifest::TreeLimits;
 use kkartifact_store::DatabaseConfig;
 use serde::Deserialize;
 
 use crate::webhook;
 
-pub use background::{DeclaredWebhook, Gc, Jobs, Redis, Webhooks};
+pub use background::{DeclaredSchedule, DeclaredWebhook, Gc, Jobs, Redis, Webhooks};
 pub use sections::{
     Audit, Auth, CreateOnPush, Database, Limits, Log, LogFormat, Oidc, Outbound, Rate, Server, Storage,
     Upload,
@@ -47,6 +48,8 @@ pub struct Config {
     pub jobs: Jobs,
     /// `[webhooks]`
     pub webhooks: Webhooks,
+    /// `[retention]`: the rule, if it stands in the configuration.
+    pub retention: Option<Retention>,
     /// `[gc]`
     pub gc: Gc,
     /// `[upload]`
@@ -62,9 +65,23 @@ pub struct Config {
 #[error("the configuration is wrong:\n{}", .0.iter().map(|m| format!("  - {m}")).collect::<Vec<_>>().join("\n"))]
 pub struct ConfigError(pub Vec<String>);
 
-const SECTIONS: [&str; 15] = [
-    "server", "database", "storage", "auth", "oidc", "rate", "outbound", "audit", "redis", "jobs",
-    "webhooks", "gc", "upload", "limits", "log",
+const SECTIONS: [&str; 16] = [
+    "server",
+    "database",
+    "storage",
+    "auth",
+    "oidc",
+    "rate",
+    "outbound",
+    "audit",
+    "redis",
+    "jobs",
+    "webhooks",
+    "retention",
+    "gc",
+    "upload",
+    "limits",
+    "log",
 ];
 
 impl Config {
@@ -96,6 +113,7 @@ impl Config {
             redis: section(figment, "redis", &mut mistakes),
             jobs: section(figment, "jobs", &mut mistakes),
             webhooks: section(figment, "webhooks", &mut mistakes),
+            retention: figment.contains("retention").then(|| section(figment, "retention", &mut mistakes)),
             gc: section(figment, "gc", &mut mistakes),
             upload: section(figment, "upload", &mut mistakes),
             limits: section(figment, "limits", &mut mistakes),
@@ -128,6 +146,7 @@ impl Config {
         range("jobs.lease_seconds", self.jobs.lease_seconds.into(), 1, 3600);
         range("jobs.deliveries", self.jobs.deliveries as u64, 1, 4096);
         range("jobs.workers", self.jobs.workers as u64, 1, 64);
+        range("jobs.batch_queries", self.jobs.batch_queries.into(), 1, 1000);
         range("jobs.keep_days", self.jobs.keep_days.into(), 1, 3650);
         range("jobs.event_days", self.jobs.event_days.into(), 1, 36_500);
         range("webhooks.timeout_seconds", self.webhooks.timeout_seconds.into(), 1, 60);
@@ -135,6 +154,9 @@ impl Config {
         range("webhooks.disable_after_hours", self.webhooks.disable_after_hours.into(), 0, 8760);
         range("webhooks.keep_days", self.webhooks.keep_days.into(), 1, 3650);
         range("webhooks.most", self.webhooks.most.into(), 1, 10_000);
+        let retention = self.retention.unwrap_or_default();
+        range("retention.keep", retention.keep.unwrap_or(1).into(), 1, u32::MAX.into());
+        range("retention.keep_days", retention.keep_days.into(), 0, MOST_DAYS.into());
         range("gc.grace_minutes", self.gc.grace_minutes.into(), 0, 5_256_000);
         range("gc.delay_minutes", self.gc.delay_minutes.into(), 0, 5_256_000);
         range("gc.dead_percent", self.gc.dead_percent.into(), 1, 90);
@@ -319,6 +341,24 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("needs server.public_url") && error.contains("Not a host"), "{error}");
+    }
+
+    #[test]
+    fn schedules_and_retention_may_be_declared() {
+        assert_eq!(load("").unwrap().retention, None);
+        let config = load(
+            "[retention]\nkeep = 20\nkeep_days = 90\n[jobs.schedules.garbage]\ncron = '30 1 * * 6'\n\
+             [jobs.schedules.ends]\nenabled = false",
+        )
+        .unwrap();
+        let rule = config.retention.unwrap();
+        assert_eq!((rule.keep, rule.keep_days), (Some(20), 90));
+        let schedules = &config.jobs.schedules;
+        assert!(schedules["garbage"].enabled && !schedules["ends"].enabled);
+        assert_eq!(schedules["garbage"].cron.as_deref(), Some("30 1 * * 6"));
+        let error = load("[retention]\nkeep = 0\nkeep_days = 40000").unwrap_err().to_string();
+        assert!(error.contains("retention.keep is 0") && error.contains("keep_days is 40000"), "{error}");
+        assert!(load("[retention]\nkept = 1").is_err() && load("[jobs.schedules.ends]\nchron = ''").is_err());
     }
 
     #[test]

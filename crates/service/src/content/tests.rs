@@ -36,7 +36,7 @@ async fn a_reader_whose_pack_is_gone_looks_once_more() {
     let chunks = pack_rows(&old.entries);
     let (key, size) = (old.key, old.size);
     let pack = NewPack { key, element, project: app.project_id, app: app.id, size, chunks: &chunks };
-    let pack = tx.insert_pack(&pack, now).await.unwrap();
+    let pack = tx.insert_pack(&pack, now).await.unwrap().unwrap();
     tx.commit().await.unwrap();
 
     let id = ChunkId::of(text);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use kkartifact_model::Code;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -63,9 +63,13 @@ fn too_large(limit: u64) -> ApiError {
 /// The sender's end of a body.
 #[derive(Debug)]
 pub struct Outgoing {
-    pieces: mpsc::Sender<Result<Bytes, std::io::Error>>,
+    pieces: mpsc::Sender<ApiResult<Bytes>>,
     silence: Duration,
 }
+
+/// A body of which nothing has been sent.
+#[derive(Debug)]
+pub struct Unsent(mpsc::Receiver<ApiResult<Bytes>>);
 
 impl Outgoing {
     /// Sends a piece; whether the receiver is still there, and takes what it asked for.
@@ -73,18 +77,42 @@ impl Outgoing {
         self.pieces.send_timeout(Ok(piece), self.silence).await.is_ok()
     }
 
-    /// Cuts the connection, so that no reader takes a part for the whole.
-    pub async fn cut(&self) {
-        drop(self.pieces.send_timeout(Err(std::io::Error::other("cut")), self.silence).await);
+    /// Ends the body with an error: it is the answer if nothing has been sent yet; else the connection is cut, so that
+    /// no reader takes a part for the whole.
+    pub async fn fail(&self, error: ApiError) {
+        drop(self.pieces.send_timeout(Err(error), self.silence).await);
+    }
+}
+
+impl Unsent {
+    /// The body, as soon as there is something to send.
+    ///
+    /// # Errors
+    ///
+    /// What its sender has failed with before that.
+    pub async fn begin(mut self) -> ApiResult<Body> {
+        let first = self.0.recv().await.transpose()?;
+        let mut pieces = self.0;
+        let rest = stream::poll_fn(move |context| pieces.poll_recv(context));
+        let all = stream::iter(first.map(Ok)).chain(rest);
+        Ok(Body::from_stream(all.inspect_err(log_cut)))
+    }
+}
+
+/// Logs what has ended an answer that had begun. A fault of ours is one that has a cause.
+pub fn log_cut(error: &ApiError) {
+    if let Some(cause) = &error.cause {
+        tracing::error!(%error, cause, "an answer was cut");
+    } else {
+        tracing::info!(%error, "an answer was cut");
     }
 }
 
 /// A body that is fed by whoever holds the sender. A receiver that takes nothing for so long is given up. Only an
 /// explicit end is one: what a body must end with is up to its format.
-pub fn outgoing(silence: Duration) -> (Outgoing, Body) {
-    let (pieces, mut receiver) = mpsc::channel(QUEUE_OUT);
-    let stream = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
-    (Outgoing { pieces, silence }, Body::from_stream(stream))
+pub fn outgoing(silence: Duration) -> (Outgoing, Unsent) {
+    let (pieces, receiver) = mpsc::channel(QUEUE_OUT);
+    (Outgoing { pieces, silence }, Unsent(receiver))
 }
 
 #[cfg(test)]
@@ -95,7 +123,7 @@ mod tests {
     async fn silence_and_trickles_end_a_stream_and_slow_ones_go_on() {
         let silence = Duration::from_secs(10);
         let body = |piece: &'static [u8], every: u64| {
-            Body::from_stream(futures_util::stream::unfold(0, move |sent| async move {
+            Body::from_stream(stream::unfold(0, move |sent| async move {
                 tokio::time::sleep(Duration::from_secs(every)).await;
                 (sent < 20).then(|| (Ok::<_, std::io::Error>(Bytes::from_static(piece)), sent + 1))
             }))
@@ -127,5 +155,25 @@ mod tests {
         }
         assert_eq!(sent, QUEUE_OUT);
         drop(body);
+    }
+
+    #[tokio::test]
+    async fn what_fails_before_anything_is_sent_is_the_answer() {
+        let gone = || ApiError::new(Code::VersionDeleted, "gone");
+        let (sender, body) = outgoing(Duration::from_secs(10));
+        sender.fail(gone()).await;
+        assert_eq!(body.begin().await.unwrap_err().code, Code::VersionDeleted);
+
+        let (sender, body) = outgoing(Duration::from_secs(10));
+        assert!(sender.send(Bytes::from_static(b"piece")).await);
+        sender.fail(gone()).await;
+        let mut pieces = body.begin().await.unwrap().into_data_stream();
+        assert_eq!(pieces.next().await.unwrap().unwrap(), "piece");
+        assert!(pieces.next().await.unwrap().is_err(), "the connection is cut");
+
+        let (sender, body) = outgoing(Duration::from_secs(10));
+        drop(sender);
+        let mut pieces = body.begin().await.unwrap().into_data_stream();
+        assert!(pieces.next().await.is_none(), "an empty body is one as well");
     }
 }

@@ -108,6 +108,7 @@ fn sentence(format: WebhookFormat, happening: &Happening<'_>) -> String {
         Ok(EventKind::Promote) => format!("version {version} promoted to {} by {actor}", say("/channel")),
         Ok(EventKind::Rollback) => format!("{} rolled back to version {version} by {actor}", say("/channel")),
         Ok(EventKind::Delete) => format!("version {version} deleted by {actor}{}", behind("/reason")),
+        Ok(EventKind::Archive) => format!("version {version} archived by {actor}{}", behind("/reason")),
         Ok(EventKind::Restore) => format!("version {version} restored by {actor}"),
         Ok(EventKind::Quarantine) => format!("version {version} quarantined by {actor}{}", behind("/reason")),
         Ok(EventKind::Release) => format!("version {version} released from quarantine by {actor}"),
@@ -228,6 +229,9 @@ mod tests {
         assert_eq!(slack("pull", &pull), "shop/web: host h1 went back to version 1");
         let delete = json!({ "version": "1", "actor": "alice", "reason": "deleted by hand" });
         assert_eq!(slack("delete", &delete), "shop/web: version 1 deleted by alice: deleted by hand");
+        let archive = json!({ "version": "1", "actor": "retention", "reason": "not among the newest 5" });
+        let said = slack("archive", &archive);
+        assert_eq!(said, "shop/web: version 1 archived by retention: not among the newest 5");
         for kind in EventKind::ALL {
             let said = slack(kind.as_str(), &json!({}));
             assert!(said.starts_with("shop/web: ") && said.len() > 20, "{said}");

@@ -10,7 +10,7 @@ use kkartifact_model::event::EventKind;
 use kkartifact_model::{AppName, Code, ProjectName};
 use reqwest::Url;
 
-use super::PREFIX;
+use super::{PREFIX, REST};
 use crate::config::DeclaredWebhook;
 use crate::error::{ApiError, ApiResult};
 use crate::outbound::{Guard, Outbound};
@@ -127,6 +127,9 @@ fn malformed(url: &str) -> Option<&'static str> {
     if url.len() > MAX_URL {
         return Some("has more than 2000 bytes");
     }
+    if url.ends_with(REST) {
+        return Some("is only what is shown of one: give all of it, or leave it out");
+    }
     // Parsing would leave some of them out.
     url.chars().any(|c| c.is_control() || c.is_whitespace()).then_some("has spaces or control characters")
 }
@@ -237,6 +240,8 @@ mod tests {
         let secret = url(&outbound, "https://10.0.0.1/?key=hunter2").unwrap_err();
         assert!(!secret.message.contains("hunter2"), "{}", secret.message);
         assert!(url(&outbound, &format!("https://x.example/{}", "x".repeat(MAX_URL))).is_err());
+        let shown = url(&outbound, "https://hooks.example.com/…").unwrap_err();
+        assert!(shown.message.contains("only what is shown"), "{}", shown.message);
     }
 
     #[test]

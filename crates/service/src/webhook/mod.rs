@@ -17,31 +17,46 @@ use crate::error::{ApiError, ApiResult};
 use crate::vault::Vault;
 use body::Happening;
 
-pub use secrets::{PREFIX, Secrets, new_secret, open_headers, seal_headers};
+pub use secrets::{Endpoint, PREFIX, Secrets, new_secret};
 
 /// Whether the receiver is a chat's robot, which has a secret of its own, if any, and signatures of its own.
 pub const fn is_robot(format: WebhookFormat) -> bool {
     matches!(format, WebhookFormat::Dingtalk | WebhookFormat::Feishu)
 }
 
-/// A webhook as callers see it.
-pub fn describe(row: &WebhookRow, vault: &Vault) -> ApiResult<Webhook> {
-    let headers = open_headers(vault, row.id, row.headers.as_deref())?;
-    Ok(Webhook {
+/// Whether the URL is as good as a password: whoever knows a chat's can write there.
+pub const fn hides_url(format: WebhookFormat) -> bool {
+    is_robot(format) || matches!(format, WebhookFormat::Slack)
+}
+
+/// What stands for the part of a URL that is not shown.
+const REST: &str = "/…";
+
+/// What is shown of a URL, and kept of it in clear: all of it, or of a chat's scheme and host.
+pub fn shown(format: WebhookFormat, url: &str) -> String {
+    if hides_url(format) { format!("{}{REST}", origin(url)) } else { url.to_owned() }
+}
+
+/// A webhook as callers see it. One that another secret key has encrypted is shown as far as it can be read.
+pub fn describe(row: &WebhookRow, vault: &Vault) -> Webhook {
+    let endpoint = Endpoint::open(vault, row.id, &row.url, row.headers.as_deref());
+    let secrets = Secrets::open(vault, row.id, row.secrets.as_deref());
+    Webhook {
         id: row.id,
         name: row.name.clone(),
-        url: row.url.clone(),
+        url: shown(row.format, &row.url),
         events: row.events.clone(),
         format: row.format,
         scope: row.scope(),
-        headers: headers.into_keys().collect(),
+        unreadable: endpoint.is_err() || secrets.is_err(),
+        headers: endpoint.map(|endpoint| endpoint.headers.into_keys().collect()).unwrap_or_default(),
         enabled: row.enabled,
         disabled_reason: row.disabled_reason.clone(),
         failing_since: row.failing_since,
         declared: row.declared,
         created_at: row.created_at,
         updated_at: row.updated_at,
-    })
+    }
 }
 
 /// What may be written down of a URL: scheme and host. The rest may be as good as a password.
@@ -71,7 +86,8 @@ pub struct Outgoing {
 /// The call that a delivery needs at this time.
 pub fn outgoing(due: &DueDelivery, vault: &Vault, now: DateTime<Utc>) -> ApiResult<Outgoing> {
     let secrets = Secrets::open(vault, due.webhook_id, due.secrets.as_deref())?;
-    let (mut url, mut feishu) = (due.url.clone(), None);
+    let endpoint = Endpoint::open(vault, due.webhook_id, &due.url, due.headers.as_deref())?;
+    let (mut url, mut feishu) = (endpoint.url, None);
     match (due.format, secrets.current()) {
         (WebhookFormat::Dingtalk, Some(secret)) => {
             let at = now.timestamp_millis();
@@ -97,7 +113,7 @@ pub fn outgoing(due: &DueDelivery, vault: &Vault, now: DateTime<Utc>) -> ApiResu
     };
     let body = body::render(due.format, &happening, feishu);
     let mut headers = HeaderMap::new();
-    for (name, value) in open_headers(vault, due.webhook_id, due.headers.as_deref())? {
+    for (name, value) in endpoint.headers {
         let mut value = HeaderValue::from_str(&value).map_err(ApiError::internal)?;
         value.set_sensitive(true);
         headers.insert(HeaderName::from_bytes(name.as_bytes()).map_err(ApiError::internal)?, value);
@@ -154,12 +170,14 @@ pub async fn remove(db: &Database, seq: i64) -> ApiResult<()> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use kkartifact_model::Code;
     use kkartifact_model::api::webhook::DeliveryState;
     use uuid::Uuid;
 
     use super::*;
 
     const AT: i64 = 1_700_000_000;
+    const URL: &str = "https://hooks.example.com/robot?access_token=x";
 
     fn now() -> DateTime<Utc> {
         DateTime::from_timestamp(AT, 5_000_000).unwrap()
@@ -168,6 +186,8 @@ mod tests {
     fn due(format: WebhookFormat, secret: Option<&str>) -> (DueDelivery, Vault) {
         let (vault, id) = (Vault::derive(b"a key"), Uuid::from_u128(9));
         let own = BTreeMap::from([("X-Api-Key".to_owned(), "hunter2".to_owned())]);
+        let endpoint = Endpoint { url: URL.to_owned(), headers: own };
+        let (url, headers) = endpoint.seal(&vault, id, format).unwrap();
         let due = DueDelivery {
             seq: 1,
             id: Uuid::from_u128(7),
@@ -182,9 +202,9 @@ mod tests {
             webhook_seq: 1,
             webhook_id: id,
             webhook: "chat".to_owned(),
-            url: "https://hooks.example.com/robot?access_token=x".to_owned(),
+            url,
             format,
-            headers: seal_headers(&vault, id, &own).unwrap(),
+            headers,
             secrets: Secrets::new(secret.map(str::to_owned)).seal(&vault, id).unwrap(),
             enabled: true,
             failing_since: None,
@@ -217,6 +237,7 @@ mod tests {
     #[test]
     fn robots_find_their_signatures_where_they_look_for_them() {
         let (due_now, vault) = due(WebhookFormat::Dingtalk, Some("SECabc"));
+        assert_eq!(due_now.url, "https://hooks.example.com/…");
         let call = outgoing(&due_now, &vault, now()).unwrap();
         let url = Url::parse(&call.url).unwrap();
         let query: BTreeMap<_, _> = url.query_pairs().into_owned().collect();
@@ -228,10 +249,10 @@ mod tests {
         let call = outgoing(&due_now, &vault, now()).unwrap();
         let body: Value = serde_json::from_str(&call.body).unwrap();
         assert_eq!(body["sign"], sign::feishu("demo", AT));
-        assert_eq!((body["timestamp"].as_str().unwrap(), call.url), ("1700000000", due_now.url));
+        assert_eq!((body["timestamp"].as_str().unwrap(), call.url.as_str()), ("1700000000", URL));
 
         let (due_now, vault) = due(WebhookFormat::Dingtalk, None);
-        assert_eq!(outgoing(&due_now, &vault, now()).unwrap().url, due_now.url);
+        assert_eq!(outgoing(&due_now, &vault, now()).unwrap().url, URL);
     }
 
     #[test]
@@ -239,7 +260,11 @@ mod tests {
         let (due, vault) = due(WebhookFormat::Generic, None);
         let call = outgoing(&due, &vault, now()).unwrap();
         assert!(call.headers.contains_key("webhook-id") && !call.headers.contains_key("webhook-signature"));
-        assert!(outgoing(&due, &Vault::derive(b"another"), now()).is_err());
+        let error = outgoing(&due, &Vault::derive(b"another"), now()).err().unwrap();
+        assert!(
+            error.code == Code::InvalidRequest && error.message.contains("another secret key"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,13 +1,15 @@
-//! What is encrypted of a webhook: the secrets that sign, and the headers that are sent along.
+//! What is encrypted of a webhook: the secrets that sign, the headers that are sent along, and a chat's URL.
 
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, TimeDelta, Utc};
+use kkartifact_model::api::webhook::WebhookFormat;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::{REST, hides_url, shown};
 use crate::error::{ApiError, ApiResult};
 use crate::secret;
 use crate::vault::Vault;
@@ -75,18 +77,49 @@ pub fn new_secret() -> ApiResult<String> {
     Ok(format!("{PREFIX}{}", STANDARD.encode(secret::random::<32>()?)))
 }
 
-/// Encrypts the headers of a webhook; `None` if there is none.
-pub fn seal_headers(
-    vault: &Vault,
-    id: Uuid,
-    headers: &BTreeMap<String, String>,
-) -> ApiResult<Option<Vec<u8>>> {
-    if headers.is_empty() { Ok(None) } else { seal(vault, &headers_purpose(id), headers).map(Some) }
+/// What a URL is called among the headers, with which it is encrypted. No header can be called so.
+const URL: &str = ":url";
+
+/// How a receiver is called.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The whole URL.
+    pub url: String,
+    /// Headers that are sent along.
+    pub headers: BTreeMap<String, String>,
 }
 
-/// Decrypts the headers of a webhook.
-pub fn open_headers(vault: &Vault, id: Uuid, sealed: Option<&[u8]>) -> ApiResult<BTreeMap<String, String>> {
-    Ok(open(vault, &headers_purpose(id), sealed)?.unwrap_or_default())
+impl Endpoint {
+    /// Puts together what a webhook's row shows of the URL, and what is encrypted there.
+    pub fn open(vault: &Vault, id: Uuid, shown: &str, sealed: Option<&[u8]>) -> ApiResult<Self> {
+        let purpose = headers_purpose(id);
+        let mut headers: BTreeMap<String, String> = open(vault, &purpose, sealed)?.unwrap_or_default();
+        let url = match headers.remove(URL) {
+            Some(url) => url,
+            None if shown.ends_with(REST) => {
+                return Err(unreadable(format!("{purpose}: the URL is missing")));
+            }
+            // All of it is shown. Also a chat's, in a row from before they were encrypted.
+            None => shown.to_owned(),
+        };
+        Ok(Self { url, headers })
+    }
+
+    /// What a webhook's row keeps: what is shown of the URL, and what is encrypted, if there is anything.
+    pub fn seal(
+        self,
+        vault: &Vault,
+        id: Uuid,
+        format: WebhookFormat,
+    ) -> ApiResult<(String, Option<Vec<u8>>)> {
+        let Self { url, headers: mut kept } = self;
+        let shown = shown(format, &url);
+        if hides_url(format) {
+            kept.insert(URL.to_owned(), url);
+        }
+        let sealed = if kept.is_empty() { None } else { Some(seal(vault, &headers_purpose(id), &kept)?) };
+        Ok((shown, sealed))
+    }
 }
 
 fn headers_purpose(id: Uuid) -> String {
@@ -104,8 +137,15 @@ fn open<T: for<'de> Deserialize<'de>>(
 ) -> ApiResult<Option<T>> {
     let Some(sealed) = sealed else { return Ok(None) };
     let clear = vault.open(purpose, sealed);
-    let clear = clear.ok_or_else(|| ApiError::internal(format!("{purpose}: encrypted under another key")))?;
+    let clear = clear.ok_or_else(|| unreadable(format!("{purpose}: encrypted under another key")))?;
     serde_json::from_slice(&clear).map(Some).map_err(ApiError::internal)
+}
+
+/// What is kept of a webhook is of no use any more: somebody has to give it anew.
+fn unreadable(cause: String) -> ApiError {
+    let message = "what is kept of the webhook was encrypted under another secret key: give its url, headers and \
+        secret anew";
+    ApiError { cause: Some(cause), ..ApiError::invalid(message) }
 }
 
 #[cfg(test)]
@@ -148,11 +188,35 @@ mod tests {
         let opened = Secrets::open(&vault, id, sealed.as_deref()).unwrap();
         assert_eq!(opened.current(), Some(secret.as_str()));
         assert!(Secrets::open(&vault, other, sealed.as_deref()).is_err());
-        assert!(open_headers(&vault, id, sealed.as_deref()).is_err(), "nor for something else of it");
+        let url = "https://x.example/a";
+        assert!(Endpoint::open(&vault, id, url, sealed.as_deref()).is_err(), "nor for something else of it");
         assert!(Secrets::new(None).seal(&vault, id).unwrap().is_none());
         assert_eq!(Secrets::open(&vault, id, None).unwrap().current(), None);
-        let headers = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
-        let sealed = seal_headers(&vault, id, &headers).unwrap();
-        assert_eq!(open_headers(&vault, id, sealed.as_deref()).unwrap(), headers);
+    }
+
+    #[test]
+    fn of_a_chats_url_the_row_shows_the_origin_and_of_others_all() {
+        let (vault, id) = (Vault::derive(b"k"), Uuid::from_u128(1));
+        let url = "https://x.example:8443/robot?key=hunter2";
+        for format in [
+            WebhookFormat::Standard,
+            WebhookFormat::Generic,
+            WebhookFormat::Slack,
+            WebhookFormat::Dingtalk,
+            WebhookFormat::Feishu,
+        ] {
+            for headers in [BTreeMap::new(), BTreeMap::from([("a".to_owned(), "b".to_owned())])] {
+                let endpoint = Endpoint { url: url.to_owned(), headers };
+                let (shown, sealed) = endpoint.clone().seal(&vault, id, format).unwrap();
+                assert_eq!(shown, if hides_url(format) { "https://x.example:8443/…" } else { url });
+                assert_eq!(sealed.is_none(), endpoint.headers.is_empty() && !hides_url(format));
+                assert!(Endpoint::open(&vault, id, &shown, sealed.as_deref()).unwrap() == endpoint);
+            }
+        }
+        // Rows from before have all of it in clear.
+        let before = Endpoint::open(&vault, id, url, None).unwrap();
+        assert!(before.url == url && before.headers.is_empty());
+        let lost = Endpoint::open(&vault, id, "https://x.example:8443/…", None);
+        assert!(lost.is_err(), "what is shown is no URL to call");
     }
 }

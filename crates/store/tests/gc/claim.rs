@@ -1,7 +1,7 @@
 //! Packs that nothing needs.
 
 use kkartifact_model::api::upload::UploadState;
-use kkartifact_store::{Claim, PackId, Purge};
+use kkartifact_store::{Claim, NewPack, PackId, Purge};
 use kkartifact_testkit::{TestDatabase, on_both_databases};
 
 use crate::world::{World, chunk, minutes, now};
@@ -76,7 +76,8 @@ async fn a_claimed_pack_goes_after_the_delay(database: TestDatabase) {
     let mut tx = world.tx().await;
     assert!(tx.claimed_packs(minutes(-1), PackId(0), 10).await.unwrap().is_empty());
     let found = tx.claimed_packs(now(), PackId(0), 10).await.unwrap();
-    assert_eq!(found.iter().map(|pack| (pack.id, pack.needed)).collect::<Vec<_>>(), [(pack, false)]);
+    let found: Vec<_> = found.iter().map(|pack| (pack.id, pack.size, pack.needed)).collect();
+    assert_eq!(found, [(pack, 200, false)]);
     assert!(tx.claimed_packs(now(), pack, 10).await.unwrap().is_empty());
     assert!(!tx.delete_claimed_pack(live).await.unwrap(), "what is live stays");
     drop(tx);
@@ -89,6 +90,29 @@ async fn a_claimed_pack_goes_after_the_delay(database: TestDatabase) {
     assert_eq!(tx.list_packs(PackId(0), 10).await.unwrap().iter().map(|p| p.id).collect::<Vec<_>>(), [live]);
     tx.commit().await.unwrap();
     assert_eq!(world.claim(live).await, Claim::Pinned);
+}
+
+async fn a_pack_that_is_claimed_is_not_recorded_again(database: TestDatabase) {
+    let world = World::new(database).await;
+    let chunks = [chunk("a", 0)];
+    let like = world.compaction(&chunks, &[]);
+    let new = NewPack {
+        key: like.key,
+        element: like.element,
+        project: like.project,
+        app: like.app,
+        size: like.size,
+        chunks: &chunks,
+    };
+    let mut tx = world.tx().await;
+    let pack = tx.insert_pack(&new, now()).await.unwrap().unwrap();
+    assert_eq!(tx.insert_pack(&new, now()).await.unwrap(), Some(pack));
+    tx.commit().await.unwrap();
+    assert_eq!(world.claim(pack).await, Claim::Claimed);
+    let mut tx = world.tx().await;
+    assert_eq!(tx.insert_pack(&new, now()).await.unwrap(), None);
+    tx.commit().await.unwrap();
+    assert_eq!(world.place(&world.web, "a").await, None);
 }
 
 async fn a_needed_pack_that_is_claimed_all_the_same_is_told(database: TestDatabase) {
@@ -104,5 +128,6 @@ on_both_databases! {
     a_pack_is_claimed_when_neither_a_version_nor_an_upload_needs_it,
     the_base_of_an_upload_is_needed_although_its_version_is_purged,
     a_claimed_pack_goes_after_the_delay,
+    a_pack_that_is_claimed_is_not_recorded_again,
     a_needed_pack_that_is_claimed_all_the_same_is_told,
 }

@@ -1,7 +1,7 @@
 //! A new pack takes the place of old ones.
 
 use kkartifact_model::FileDigest;
-use kkartifact_store::{Claim, CompactedPack, Compaction, PackId, Swap};
+use kkartifact_store::{Claim, CompactedPack, Compaction, PackId, Purge, Swap};
 use kkartifact_testkit::{TestDatabase, on_both_databases};
 
 use crate::world::{World, chunk, file, minutes, now};
@@ -71,12 +71,13 @@ async fn rows_of_all_apps_follow_to_the_new_pack(database: TestDatabase) {
     let mut tx = world.tx().await;
     assert_eq!(tx.claim_pack(new, now()).await.unwrap(), Claim::Needed);
     assert_eq!(tx.uncounted_packs(PackId(0), 10).await.unwrap().len(), 2, "the new one was not counted");
-    drop(tx);
+    // Not just dropped: locks would be let go of some time later.
+    tx.commit().await.unwrap();
     // Each version has its own part.
     world.raw("UPDATE version SET state = 'deleted', deleted_at = created_at WHERE name = 'v1'").await;
     let mut tx = world.tx().await;
     tx.lock_app(world.web.id).await.unwrap();
-    tx.purge_version(web, now()).await.unwrap();
+    assert_eq!(tx.purge_version(web, now()).await.unwrap(), Purge::Done);
     tx.commit().await.unwrap();
     assert_eq!(world.needed(new).await, [1, 3]);
 }
@@ -150,7 +151,7 @@ async fn an_adopted_copy_stays_what_it_is(database: TestDatabase) {
         chunks: &chunks,
     };
     let mut tx = world.tx().await;
-    let adopted = tx.insert_pack(&adopted, now()).await.unwrap();
+    let adopted = tx.insert_pack(&adopted, now()).await.unwrap().unwrap();
     tx.abandon_compaction(&new, now()).await.unwrap();
     tx.commit().await.unwrap();
     assert!(world.claimed().await.is_empty());

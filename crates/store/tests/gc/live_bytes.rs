@@ -1,6 +1,6 @@
 //! How much of packs is needed, and which ones are worth compacting.
 
-use kkartifact_store::{AppId, DeadPlace, PackId, StoreError, StoredBytes};
+use kkartifact_store::{AppId, CompactablePack, DeadPlace, PackId, StoreError, StoredBytes};
 use kkartifact_testkit::{TestDatabase, on_both_databases};
 
 use crate::world::{World, chunk, minutes, now};
@@ -72,6 +72,26 @@ async fn the_packs_with_most_dead_bytes_come_first(database: TestDatabase) {
     assert!(tx.worst_packs(minutes(-1), 1, DeadPlace::START, 10).await.unwrap().is_empty(), "they are young");
 }
 
+async fn the_versions_that_need_something_of_a_pack_are_counted(database: TestDatabase) {
+    let world = World::new(database).await;
+    let (many, one) = (world.pack(&["a", "b"]).await, world.pack(&["c", "d"]).await);
+    for (app, name) in [(&world.web, "v1"), (&world.api, "v2"), (&world.web, "v3")] {
+        world.version(app, name, &[(many, &[0])]).await;
+    }
+    world.version(&world.web, "v4", &[(one, &[1])]).await;
+    for pack in [many, one] {
+        world.count(pack, 2).await;
+    }
+    let versions = |found: Vec<CompactablePack>| {
+        found.into_iter().map(|pack| (pack.id, pack.versions)).collect::<Vec<_>>()
+    };
+    let mut tx = world.tx().await;
+    let worst = tx.worst_packs(now(), 1, DeadPlace::START, 10).await.unwrap();
+    assert_eq!(versions(worst), [(many, 3), (one, 1)]);
+    let small = tx.small_packs(now(), 1 << 20, world.web.id, PackId(0), 10).await.unwrap();
+    assert_eq!(versions(small), [(many, 3), (one, 1)]);
+}
+
 async fn apps_with_many_small_packs_are_found(database: TestDatabase) {
     let world = World::new(database).await;
     let mut small = Vec::new();
@@ -110,5 +130,6 @@ on_both_databases! {
     what_any_version_needs_of_a_pack_is_live,
     more_versions_than_a_page_are_all_looked_at,
     the_packs_with_most_dead_bytes_come_first,
+    the_versions_that_need_something_of_a_pack_are_counted,
     apps_with_many_small_packs_are_found,
 }

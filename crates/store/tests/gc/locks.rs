@@ -103,6 +103,40 @@ async fn an_upload_that_begins_during_a_compaction_pins_the_new_pack() {
     );
 }
 
+#[tokio::test]
+async fn a_hold_and_the_deletion_of_its_project_wait_for_each_other() {
+    let world = world().await;
+    world.version(&world.web, "v1", &[]).await;
+    let (project, app) = (world.web.project_id, world.web.id);
+    // Whoever holds first is seen by who deletes, …
+    let mut hold = world.tx().await;
+    hold.keep_project(project).await.unwrap();
+    let database = world.database.clone();
+    let deletion = tokio::spawn(async move {
+        let mut tx = database.begin().await.unwrap();
+        assert!(tx.delete_project(project, now()).await.unwrap());
+        tx.held_in_project(project).await.unwrap().map(|held| held.count)
+    });
+    somebody_waits(&world).await;
+    let version = hold.find_version(app, &"v1".parse().unwrap()).await.unwrap().unwrap();
+    hold.annotate_version(version.id, "", false, true).await.unwrap();
+    hold.commit().await.unwrap();
+    assert_eq!(deletion.await.unwrap(), Some(1));
+
+    // … and who deletes first by who wants to hold.
+    let mut deletion = world.tx().await;
+    assert!(deletion.delete_project(project, now()).await.unwrap());
+    let database = world.database.clone();
+    let hold = tokio::spawn(async move {
+        let mut tx = database.begin().await.unwrap();
+        tx.keep_project(project).await.unwrap();
+        tx.app(app).await.unwrap().unwrap().exists()
+    });
+    somebody_waits(&world).await;
+    deletion.commit().await.unwrap();
+    assert!(!hold.await.unwrap(), "there is nothing left to hold");
+}
+
 /// Returns when a transaction waits for another one.
 async fn somebody_waits(world: &World) {
     let Database::Postgres(pool) = &world.database else { unreachable!() };

@@ -98,7 +98,7 @@ impl World {
         let mut tx = self.tx().await;
         let id = tx.insert_pack(&new, at).await.unwrap();
         tx.commit().await.unwrap();
-        id
+        id.unwrap()
     }
 
     pub(crate) async fn pack(&self, texts: &[&str]) -> PackId {

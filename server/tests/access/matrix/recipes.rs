@@ -242,7 +242,7 @@ async fn metadata(cell: &Cell<'_>) -> RequestBuilder {
             server.call(Method::POST, &format!("{spare}/{before}"), &server.admin, None).await;
             cell.call(&[("version", "v0")])
         }
-        "version.delete" => {
+        "version.delete" | "version.archive" => {
             as_admin(server, Method::POST, &format!("{spare}/restore"), None).await;
             cell.call(&[("version", "v0")])
         }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io::{self, Write};
 
 use bytes::Bytes;
+use kkartifact_service::ApiError;
 use kkartifact_service::http::stream::Outgoing;
 use tokio::runtime::Handle;
 
@@ -50,9 +51,10 @@ impl Pieces {
         self.sent.get()
     }
 
-    /// Cuts the connection.
-    pub(super) fn cut(&self) {
-        self.handle.block_on(self.sender.cut());
+    /// Ends with an error: the answer, if nothing has been sent; else the connection is cut, so that nobody takes a part
+    /// for the whole.
+    pub(super) fn fail(&self, error: ApiError) {
+        self.handle.block_on(self.sender.fail(error));
     }
 
     fn send(&self, piece: Bytes) -> io::Result<()> {
