@@ -300,7 +300,7 @@ async fn changes_come_in_the_order_of_commits(database: TestDatabase) {
     };
     let (rows, place) = seen(start).await;
     assert_eq!(rows, [(first, JobState::Queued)]);
-    let place = place.unwrap();
+    let mut place = place.unwrap();
     assert_eq!(place.to_string().parse::<kkartifact_store::ChangePlace>().unwrap(), place);
     assert_eq!(look(place).await, (vec![], None));
 
@@ -311,8 +311,9 @@ async fn changes_come_in_the_order_of_commits(database: TestDatabase) {
         let late = queue(&database, &NewJob::new(&JOB, now())).await.unwrap();
         assert_eq!(look(place).await, (vec![], None), "not before everything before it is known");
         slow.commit().await.unwrap();
-        let (rows, _) = seen(place).await;
+        let (rows, next) = seen(place).await;
         assert_eq!(rows.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [early, late]);
+        place = next.unwrap();
     }
     let row = claim(&database, first, "one").await.unwrap();
     let mut tx = database.begin().await.unwrap();

@@ -73,8 +73,8 @@ async fn each_deed_in_a_project_leaves_one_row(db: TestDatabase) {
     let v2 = format!("{web}/versions/v2");
     deed(&server, (delete.clone(), &v2, Value::Null), "version.delete", "shop/web/v2").await;
     for (what, action) in [("restore", "version.restore"), ("archive", "version.archive")] {
-        let path = format!("{v2}/{what}");
-        deed(&server, (post.clone(), &path, Value::Null), action, "shop/web/v2").await;
+        let place = format!("{v2}/{what}");
+        deed(&server, (post.clone(), &place, Value::Null), action, "shop/web/v2").await;
     }
     let init = json!({ "project": "shop", "app": "web", "version": "v3" });
     let opened = server.post("/upload/init", &server.admin, init).await.expect(201).json();

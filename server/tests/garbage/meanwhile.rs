@@ -168,16 +168,16 @@ async fn what_is_purged_before_the_first_byte_is_gone_and_no_fault() {
     let gets = gets.map(|path| server.request(Method::GET, path, &server.admin));
     let posts = posts.map(|path| server.request(Method::POST, path, &server.admin).body(wanted.clone()));
     let requests: Vec<_> = gets.into_iter().chain(posts).collect();
-    let held = server.hold("LOCK TABLE chunk IN ACCESS EXCLUSIVE MODE").await;
+    let locked = server.hold("LOCK TABLE chunk IN ACCESS EXCLUSIVE MODE").await;
     let count = requests.len();
     let asking = join_all(requests.into_iter().map(|request| server.send(request)));
     let purging = async {
         // All of them have been let in, and wait to be told where the chunks are.
-        let mut held = held;
-        held.waited_for_by(count).await;
+        let mut locked = locked;
+        locked.waited_for_by(count).await;
         let purge = "UPDATE version SET state = 'purged', revision = revision + 1; DELETE FROM version_pack;
             DELETE FROM chunk";
-        held.commit(purge).await;
+        locked.commit(purge).await;
     };
     let (answers, ()) = tokio::join!(asking, purging);
     for answer in answers {

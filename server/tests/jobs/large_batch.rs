@@ -130,9 +130,9 @@ async fn a_result_that_is_not_there_yet_is_worth_another_try(db: TestDatabase) {
 /// Queues a query of somebody whose time is far away, with a line of its answer.
 async fn ask_for_later(server: &TestServer, by: PrincipalId) -> i64 {
     let query: BatchQuery = serde_json::from_value(many(&[])).unwrap();
-    let (job, lane) = (Job::QueryVersions(query.filter()), batch_lane(by));
-    let now = server.clock.now();
-    let new = NewJob { principal: Some(by), lane: &lane, ..NewJob::new(&job, now + TimeDelta::days(3650)) };
+    let (job, now) = (Job::QueryVersions(query.filter()), server.clock.now());
+    let later = NewJob::new(&job, now + TimeDelta::days(3650));
+    let new = NewJob { principal: Some(by), lane: &batch_lane(by), ..later };
     let mut tx = server.resources().db.begin().await.unwrap();
     let id = tx.insert_job(&new, now).await.unwrap().unwrap();
     let line = NewBatchLine { ordinal: 0, app: None, line: "{}".into() };

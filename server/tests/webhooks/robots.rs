@@ -99,8 +99,8 @@ async fn a_change_without_a_url_keeps_it(db: TestDatabase) {
         json!({ "enabled": true }),
     ];
     for (number, change) in changes.into_iter().enumerate() {
-        let changed = hook.change(&server, change).await.expect(200).json();
-        assert_eq!(changed["url"], shown(&receiver), "{changed}");
+        let told = hook.change(&server, change).await.expect(200).json();
+        assert_eq!(told["url"], shown(&receiver), "{told}");
         happen(&server, number + 1).await;
         let came = receiver.wait_for(&path("slack"), number + 1, PATIENCE).await;
         assert!(came[number].query.contains(PASSWORD), "{came:?}");
